@@ -1,0 +1,90 @@
+"""The Python client of the R2M reward service: blocking and asyncio, over HTTP and gRPC.
+
+    from r2m_client import Client, Group, Sample
+
+    with Client("http://127.0.0.1:8080") as client:
+        client.create_run("tldr", policy_hidden_size=2048)
+        sample = Sample("a", "Why is the sky blue?", "Because ...", hidden_states)
+        result = client.score([sample], run="tldr")
+
+Importing this loads neither httpx nor grpc nor numpy: a client's URL decides what it needs.
+"""
+
+from r2m_client._async_client import AsyncClient
+from r2m_client._client import Client
+from r2m_client._errors import (
+    AliasMoved,
+    AlignConflict,
+    Conflict,
+    ConnectError,
+    DeadlineError,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    ProtocolError,
+    R2MError,
+    RunExists,
+    SampleProblem,
+    SamplesFailed,
+    ServerDeadline,
+    ServerError,
+    StepConflict,
+    StepOutOfOrder,
+    Unavailable,
+)
+from r2m_client._results import (
+    AliasInfo,
+    AlignResult,
+    BranchInfo,
+    Drift,
+    GroupCounts,
+    HeadInfo,
+    Loss,
+    PolicyInfo,
+    RunInfo,
+    SampleError,
+    Score,
+    ScoreResult,
+    ServerInfo,
+)
+from r2m_client._retry import Retry
+from r2m_client._samples import Group, Sample
+
+__all__ = [
+    "AliasInfo",
+    "AliasMoved",
+    "AlignConflict",
+    "AlignResult",
+    "AsyncClient",
+    "BranchInfo",
+    "Client",
+    "Conflict",
+    "ConnectError",
+    "DeadlineError",
+    "Drift",
+    "Group",
+    "GroupCounts",
+    "HeadInfo",
+    "InvalidRequest",
+    "Loss",
+    "NotFound",
+    "Overloaded",
+    "PolicyInfo",
+    "ProtocolError",
+    "R2MError",
+    "Retry",
+    "RunExists",
+    "RunInfo",
+    "Sample",
+    "SampleError",
+    "SampleProblem",
+    "SamplesFailed",
+    "Score",
+    "ScoreResult",
+    "ServerDeadline",
+    "ServerError",
+    "ServerInfo",
+    "StepConflict",
+    "StepOutOfOrder",
+    "Unavailable",
+]

@@ -1,0 +1,184 @@
+"""The client for asyncio: `Client`, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from r2m_client import _calls
+from r2m_client._errors import R2MError
+from r2m_client._settings import NO_HEADERS, Settings
+from r2m_client._transport import open_async_transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from types import TracebackType
+
+    from r2m_client._results import (
+        AliasInfo,
+        AlignResult,
+        HeadInfo,
+        RunInfo,
+        ScoreResult,
+        ServerInfo,
+    )
+    from r2m_client._retry import Retry
+    from r2m_client._samples import Convention, Group, Sample, WireDtype
+
+T = TypeVar("T")
+
+
+class AsyncClient(Settings):
+    """Talks to an R2M server, over HTTP or gRPC, from one event loop.
+
+    Methods, arguments, errors and repeats are those of `Client`; see there. Hidden states are
+    converted in the loop's thread, before the first await.
+
+    Args:
+        url: `http://`, `https://` (which may have a path), `grpc://` or `grpcs://` (TLS).
+        timeout: seconds for a whole call, with its repeats and pauses.
+        retries: how many times a call is repeated at most, or a `Retry`.
+        wire_dtype: what float32 and wider hidden states are sent as; 16-bit ones go as they are.
+        headers: sent with every call (gRPC: as metadata).
+
+    Raises:
+        ValueError: another kind of URL, dtype or timeout.
+    """
+
+    _sleep = staticmethod(asyncio.sleep)
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 60.0,
+        retries: int | Retry = 5,
+        wire_dtype: WireDtype = "bfloat16",
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> None:
+        super().__init__(url, timeout, retries, wire_dtype)
+        self._transport = open_async_transport(url, headers, self._traffic)
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._transport.close()
+
+    async def server(self) -> ServerInfo:
+        """See `Client.server`."""
+        return await self._send(_calls.server())
+
+    async def create_run(
+        self,
+        run: str,
+        *,
+        policy_hidden_size: int | None = None,
+        hidden_state: Convention = "post_norm",
+        last_token: bool = True,
+        feedback: Literal["policy", "backbone", "none"] = "policy",
+        method: Mapping[str, object] | None = None,
+    ) -> RunInfo:
+        """See `Client.create_run`."""
+        return await self._send(
+            _calls.create_run(
+                run,
+                policy_hidden_size=policy_hidden_size,
+                hidden_state=hidden_state,
+                last_token=last_token,
+                feedback=feedback,
+                method=method,
+            )
+        )
+
+    async def runs(self) -> list[RunInfo]:
+        """See `Client.runs`."""
+        return await self._send(_calls.runs())
+
+    async def run(self, name: str) -> RunInfo:
+        """See `Client.run`."""
+        return await self._send(_calls.run(name))
+
+    async def archive_run(self, name: str) -> RunInfo:
+        """See `Client.archive_run`."""
+        return await self._send(_calls.archive_run(name))
+
+    async def score(
+        self, samples: Iterable[Sample], *, run: str | None = None, head: int | str = "live"
+    ) -> ScoreResult:
+        """See `Client.score`."""
+        return await self._send(
+            _calls.score(samples, run=run, head=head, wire_dtype=self._wire_dtype)
+        )
+
+    async def align(
+        self,
+        run: str,
+        *,
+        step: int,
+        groups: Iterable[Group],
+        branch: str | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> AlignResult:
+        """See `Client.align`; `progress` is a plain function, called in the event loop."""
+        return await self._send(
+            _calls.align(
+                run,
+                step=step,
+                groups=groups,
+                branch=branch,
+                progress=progress,
+                wire_dtype=self._wire_dtype,
+            )
+        )
+
+    async def heads(self, run: str) -> list[HeadInfo]:
+        """See `Client.heads`."""
+        return await self._send(_calls.heads(run))
+
+    async def head(self, run: str, head: int | str) -> HeadInfo:
+        """See `Client.head`."""
+        return await self._send(_calls.head(run, head))
+
+    async def head_weights(self, run: str, head: int | str = "live") -> bytes:
+        """See `Client.head_weights`."""
+        return await self._send(_calls.head_weights(run, head))
+
+    async def set_alias(
+        self, run: str, alias: str, head: int, expect: int | None = None
+    ) -> AliasInfo:
+        """See `Client.set_alias`."""
+        return await self._send(_calls.set_alias(run, alias, head, expect=expect))
+
+    async def rollback(
+        self,
+        run: str,
+        *,
+        to: int | None = None,
+        to_step: int | None = None,
+        branch: str | None = None,
+        reason: str | None = None,
+    ) -> RunInfo:
+        """See `Client.rollback`."""
+        return await self._send(
+            _calls.rollback(run, to=to, to_step=to_step, branch=branch, reason=reason)
+        )
+
+    async def _send(self, call: _calls.Call[T]) -> T:
+        attempt = self._transport.prepare(call)
+        attempts = self._attempts(repeatable=call.repeatable)
+        while True:
+            try:
+                return call.read(await attempt(attempts.remaining()))
+            except R2MError as error:
+                pause = attempts.pause_after(error)
+            await self._sleep(pause)

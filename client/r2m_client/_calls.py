@@ -1,0 +1,271 @@
+"""Every call of the interface, described once for four transports; no I/O here.
+
+A description says how the call looks in both forms of the interface (path and JSON body; rpc and
+message, whose fields are the body's plus the names that HTTP has in its path), which tensors go
+along, and how to read the answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from operator import index
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+from r2m_client._errors import ProtocolError
+from r2m_client._reading import read, read_list
+from r2m_client._results import (
+    AliasInfo,
+    AlignResult,
+    HeadInfo,
+    RunInfo,
+    ScoreResult,
+    ServerInfo,
+)
+from r2m_client._samples import Group, Sample, SampleWriter, Tensor, WireDtype
+
+T = TypeVar("T")
+Progress = Callable[[int, int], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One call.
+
+    Attributes:
+        rpc: method of r2m.v1.RewardModelService.
+        verb, path: of the HTTP route.
+        read: the result, from the answer's JSON (its bytes if `download`).
+        names: message fields that HTTP has in its path.
+        body: the JSON body, and the message's other fields; None: HTTP sends no body.
+        tensors: hidden states of the body's samples.
+        repeatable: doing it twice does no harm, so it is repeated after an ambiguous failure.
+        download: the answer is a file, not JSON.
+        progress: told (groups done, groups in all) while an align works, over gRPC.
+    """
+
+    rpc: str
+    verb: str
+    path: str
+    read: Callable[[Any], T]
+    names: Mapping[str, object] = field(default_factory=dict[str, object])
+    body: Mapping[str, object] | None = None
+    tensors: tuple[Tensor, ...] = ()
+    repeatable: bool = True
+    download: bool = False
+    progress: Progress | None = None
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of all hidden states."""
+        return sum(len(tensor.value.data) for tensor in self.tensors)
+
+
+def server() -> Call[ServerInfo]:
+    """What the server holds."""
+    return Call("GetServer", "GET", "/v1/server", lambda data: read(ServerInfo, data))
+
+
+def create_run(
+    run: str,
+    *,
+    policy_hidden_size: int | None,
+    hidden_state: str,
+    last_token: bool,
+    feedback: str,
+    method: Mapping[str, object] | None,
+) -> Call[RunInfo]:
+    """A new run; the same again answers with the run as it is."""
+    body: dict[str, object] = {"run": run, "feedback": feedback}
+    if policy_hidden_size is not None:
+        body["policy"] = {
+            "hidden_size": index(policy_hidden_size),
+            "hidden_state": hidden_state,
+            "last_token": last_token,
+        }
+    if method is not None:
+        body["method"] = dict(method)
+    return Call("CreateRun", "POST", "/v1/runs", _run_info, body=body)
+
+
+def runs() -> Call[list[RunInfo]]:
+    """All runs."""
+    return Call("ListRuns", "GET", "/v1/runs", lambda data: read_list(RunInfo, data, "runs"))
+
+
+def run(name: str) -> Call[RunInfo]:
+    """One run."""
+    return Call("GetRun", "GET", _path(name), _run_info, {"run": name})
+
+
+def archive_run(name: str) -> Call[RunInfo]:
+    """Make a run read-only."""
+    return Call("DeleteRun", "DELETE", _path(name), _run_info, {"run": name})
+
+
+def score(
+    samples: Iterable[Sample], *, run: str | None, head: int | str, wire_dtype: WireDtype
+) -> Call[ScoreResult]:
+    """Rewards of samples, in their order."""
+    if run is None and head != "live":
+        raise ValueError(f"head {head!r} of which run? Without a run there are no heads")
+    writer = SampleWriter(wire_dtype)
+    written = writer.samples(samples)
+    body: dict[str, object] = {"samples": written}
+    ids = [sample["id"] for sample in written]
+
+    def result(data: object) -> ScoreResult:
+        return _checked(read(ScoreResult, data), ids)
+
+    if run is None:
+        path, names = "/v1/score", {}
+    else:
+        path, names = _path(run, "score"), {"run": run}
+        body["head"] = _head(head)
+    return Call("Score", "POST", path, result, names, body, tuple(writer.tensors))
+
+
+def align(
+    run: str,
+    *,
+    step: int,
+    groups: Iterable[Group],
+    branch: str | None,
+    progress: Progress | None,
+    wire_dtype: WireDtype,
+) -> Call[AlignResult]:
+    """One update; the server answers (run, branch, step) once, so it may be sent again."""
+    writer = SampleWriter(wire_dtype)
+    body: dict[str, object] = {"step": index(step), "groups": writer.groups(groups)}
+    if branch is not None:
+        body["branch"] = branch
+    return Call(
+        "Align",
+        "POST",
+        _path(run, "align"),
+        lambda data: read(AlignResult, data),
+        {"run": run},
+        body,
+        tuple(writer.tensors),
+        progress=progress,
+    )
+
+
+def heads(run: str) -> Call[list[HeadInfo]]:
+    """All versions of a run, by number."""
+    return Call(
+        "ListHeads",
+        "GET",
+        _path(run, "heads"),
+        lambda data: read_list(HeadInfo, data, "heads"),
+        {"run": run},
+    )
+
+
+def head(run: str, head: int | str) -> Call[HeadInfo]:
+    """One version, by number or alias."""
+    return Call(
+        "GetHead",
+        "GET",
+        _path(run, "heads", _head(head)),
+        lambda data: read(HeadInfo, data),
+        {"run": run, "head": _head(head)},
+    )
+
+
+def head_weights(run: str, head: int | str) -> Call[bytes]:
+    """A version's safetensors file."""
+    return Call(
+        "GetHeadWeights",
+        "GET",
+        _path(run, "heads", _head(head), "weights"),
+        _weights,
+        {"run": run, "head": _head(head)},
+        download=True,
+    )
+
+
+def set_alias(run: str, alias: str, head: int, *, expect: int | None) -> Call[AliasInfo]:
+    """Move an alias; with `expect` a repeat could meet its own first move, so there is none."""
+    body: dict[str, object] = {"head": index(head)}
+    if expect is not None:
+        body["expect"] = index(expect)
+    return Call(
+        "SetAlias",
+        "PUT",
+        _path(run, "aliases", alias),
+        lambda data: read(AliasInfo, data),
+        {"run": run, "alias": alias},
+        body,
+        repeatable=expect is None,
+    )
+
+
+def rollback(
+    run: str,
+    *,
+    to: int | None,
+    to_step: int | None,
+    branch: str | None,
+    reason: str | None,
+) -> Call[RunInfo]:
+    """Go back, on a new branch; every call opens one, so it is not repeated in doubt."""
+    body: dict[str, object] = {
+        key: value
+        for key, value in (
+            ("to", None if to is None else index(to)),
+            ("to_step", None if to_step is None else index(to_step)),
+            ("branch", branch),
+            ("reason", reason),
+        )
+        if value is not None
+    }
+    return Call(
+        "Rollback",
+        "POST",
+        _path(run, "rollback"),
+        _run_info,
+        {"run": run},
+        body,
+        repeatable=False,
+    )
+
+
+def _run_info(data: object) -> RunInfo:
+    return read(RunInfo, data)
+
+
+def _weights(data: bytes) -> bytes:
+    # A gateway's page with status 200 would otherwise be saved as a head.
+    if not (data[8:9] == b"{" and int.from_bytes(data[:8], "little") <= len(data) - 8):
+        raise ProtocolError(f"the head's file is no safetensors file: it starts {data[:40]!r}")
+    return data
+
+
+def _head(head: int | str) -> str:
+    return head if isinstance(head, str) else str(index(head))
+
+
+def _path(run: str, *rest: str) -> str:
+    # An empty name or a dot segment would silently be another route: `/v1/runs/../score` is the
+    # vanilla route, and its rewards would look like the run's.
+    for segment in (run, *rest):
+        if segment in ("", ".", ".."):
+            raise ValueError(f"{segment!r} cannot be the name of a run, a head or an alias")
+    return "/".join(("/v1/runs", *(quote(segment, safe="") for segment in (run, *rest))))
+
+
+def _checked(result: ScoreResult, ids: list[object]) -> ScoreResult:
+    # A reward at another sample's place, or a NaN, would go through a trainer unnoticed.
+    if [score.id for score in result.scores] != ids:
+        raise ProtocolError(
+            f"asked for {len(ids)} samples, got {len(result.scores)} scores that are not theirs, "
+            "one each, in order"
+        )
+    for score in result.scores:
+        for value in (score.reward, score.vanilla_reward):
+            if value is not None and not math.isfinite(value):
+                raise ProtocolError(f"the answer's reward of sample {score.id!r} is {value}")
+    return result

@@ -1,0 +1,270 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from r2m_client import _calls
+from r2m_client._errors import R2MError
+from r2m_client._settings import NO_HEADERS, Settings
+from r2m_client._transport import open_transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from types import TracebackType
+
+    from r2m_client._results import (
+        AliasInfo,
+        AlignResult,
+        HeadInfo,
+        RunInfo,
+        ScoreResult,
+        ServerInfo,
+    )
+    from r2m_client._retry import Retry
+    from r2m_client._samples import Convention, Group, Sample, WireDtype
+
+T = TypeVar("T")
+
+
+class Client(Settings):
+    """Talks to an R2M server, over HTTP or gRPC. Threads may share one.
+
+        with Client("grpc://127.0.0.1:50051") as client:
+            scored = client.score(samples, run="tldr")
+            client.align("tldr", step=1, groups=groups)
+
+    Every method raises an `R2MError`: what the server refused (`ServerError` and its subclasses),
+    or that it could not be asked. A call whose failure passes is repeated within its timeout:
+    overload, a starting server, a broken connection, a gateway's 429, 502, 503 or 504. After a
+    broken connection nobody knows whether the call was carried out; it is repeated all the same
+    where doing it twice does no harm, and each method below says so.
+
+    Args:
+        url: `http://`, `https://` (which may have a path), `grpc://` or `grpcs://` (TLS).
+        timeout: seconds for a whole call, with its repeats and pauses. gRPC tells it to the
+            server.
+        retries: how many times a call is repeated at most, or a `Retry`.
+        wire_dtype: what float32 and wider hidden states are sent as; 16-bit ones go as they are.
+        headers: sent with every call (gRPC: as metadata).
+
+    Raises:
+        ValueError: another kind of URL, dtype or timeout.
+    """
+
+    _sleep = staticmethod(time.sleep)
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 60.0,
+        retries: int | Retry = 5,
+        wire_dtype: WireDtype = "bfloat16",
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> None:
+        super().__init__(url, timeout, retries, wire_dtype)
+        self._transport = open_transport(url, headers, self._traffic)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def server(self) -> ServerInfo:
+        """What the server holds: its backbone, fingerprint and limits."""
+        return self._send(_calls.server())
+
+    def create_run(
+        self,
+        run: str,
+        *,
+        policy_hidden_size: int | None = None,
+        hidden_state: Convention = "post_norm",
+        last_token: bool = True,
+        feedback: Literal["policy", "backbone", "none"] = "policy",
+        method: Mapping[str, object] | None = None,
+    ) -> RunInfo:
+        """Create a run, or get it as it is if it exists with the same settings.
+
+        Repeated after a broken connection: the second answer is the first one's run.
+
+        Args:
+            run: its name.
+            policy_hidden_size: D_p, the width of the policy's hidden states; needed for feedback
+                `policy`.
+            hidden_state: whether they are taken after the policy's final norm or before it.
+            last_token: whether the last token's state is among them.
+            feedback: what the run attends to: the policy's states, the reward backbone's own, or
+                nothing.
+            method: the method's settings; the server has defaults for all, and refuses unknown
+                keys.
+
+        Raises:
+            RunExists: with other settings.
+            InvalidRequest: a setting is not one.
+        """
+        return self._send(
+            _calls.create_run(
+                run,
+                policy_hidden_size=policy_hidden_size,
+                hidden_state=hidden_state,
+                last_token=last_token,
+                feedback=feedback,
+                method=method,
+            )
+        )
+
+    def runs(self) -> list[RunInfo]:
+        """All runs, oldest first."""
+        return self._send(_calls.runs())
+
+    def run(self, name: str) -> RunInfo:
+        """A run as it stands. Raises NotFound."""
+        return self._send(_calls.run(name))
+
+    def archive_run(self, name: str) -> RunInfo:
+        """Make a run read-only, for good; doing it again is fine, so it is repeated.
+
+        Raises:
+            NotFound: no run has this name.
+        """
+        return self._send(_calls.archive_run(name))
+
+    def score(
+        self, samples: Iterable[Sample], *, run: str | None = None, head: int | str = "live"
+    ) -> ScoreResult:
+        """Rewards of samples, in their order, all by one head; repeated at will, as it is pure.
+
+        A sample that cannot be scored has an error in the result instead of a reward; it does not
+        raise. See `ScoreResult.raise_for_errors`.
+
+        Args:
+            samples: iterated once.
+            run: whose head; None: the frozen reward model's own rewards.
+            head: a number, `live`, or another alias of the run.
+
+        Raises:
+            NotFound: no such run or head.
+            ValueError: hidden states that are no matrix of numbers; nothing is sent then.
+        """
+        return self._send(_calls.score(samples, run=run, head=head, wire_dtype=self._wire_dtype))
+
+    def align(
+        self,
+        run: str,
+        *,
+        step: int,
+        groups: Iterable[Group],
+        branch: str | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> AlignResult:
+        """One update of the run's head, after an update of the policy.
+
+        The server answers (run, branch, step) once and repeats that answer to the same content,
+        so the call is repeated after a broken connection; a trainer that died may send it again.
+
+        Args:
+            run: its name.
+            step: the trainer's clock on this branch: 1, 2, 3, ...
+            groups: iterated once; hidden states are those of the updated policy.
+            branch: None: the run's current one.
+            progress: called with (groups done, groups in all) while the server works; over gRPC
+                only. What it raises cancels the call.
+
+        Raises:
+            StepConflict: the step was answered for other content.
+            StepOutOfOrder: not the branch's next step.
+            ValueError: hidden states that are no matrix of numbers; nothing is sent then.
+        """
+        return self._send(
+            _calls.align(
+                run,
+                step=step,
+                groups=groups,
+                branch=branch,
+                progress=progress,
+                wire_dtype=self._wire_dtype,
+            )
+        )
+
+    def heads(self, run: str) -> list[HeadInfo]:
+        """All versions of a run, by number, rejected ones too. Raises NotFound."""
+        return self._send(_calls.heads(run))
+
+    def head(self, run: str, head: int | str) -> HeadInfo:
+        """One version, by number or alias. Raises NotFound."""
+        return self._send(_calls.head(run, head))
+
+    def head_weights(self, run: str, head: int | str = "live") -> bytes:
+        """A version's weights and settings: a safetensors file. Raises NotFound."""
+        return self._send(_calls.head_weights(run, head))
+
+    def set_alias(self, run: str, alias: str, head: int, expect: int | None = None) -> AliasInfo:
+        """Point an alias of yours, or `reference`, at a head.
+
+        Without `expect` it is repeated after a broken connection. With it, it is not: the repeat
+        could find the alias moved by its own first attempt, and AliasMoved would be a lie. After a
+        `ConnectError` or `DeadlineError`, look where the alias points.
+
+        Args:
+            run: its name.
+            alias: it may be new.
+            head: the number of a version.
+            expect: where the alias must point now; otherwise nothing is moved.
+
+        Raises:
+            AliasMoved: it points elsewhere.
+            NotFound: no such run or head.
+        """
+        return self._send(_calls.set_alias(run, alias, head, expect=expect))
+
+    def rollback(
+        self,
+        run: str,
+        *,
+        to: int | None = None,
+        to_step: int | None = None,
+        branch: str | None = None,
+        reason: str | None = None,
+    ) -> RunInfo:
+        """Go back to a head, or to where a step left off, on a new branch.
+
+        Each call opens a branch, so it is not repeated after a broken connection: after a
+        `ConnectError` or `DeadlineError`, see in `run(...).branches` whether it is there.
+
+        Args:
+            run: its name.
+            to: the number of a head; either this or `to_step`.
+            to_step: a step of `branch`.
+            branch: None: the run's current one.
+            reason: kept with the new branch.
+
+        Raises:
+            InvalidRequest: neither or both, or a head that never was live.
+            NotFound: no such run, head or branch.
+        """
+        return self._send(
+            _calls.rollback(run, to=to, to_step=to_step, branch=branch, reason=reason)
+        )
+
+    def _send(self, call: _calls.Call[T]) -> T:
+        attempt = self._transport.prepare(call)
+        attempts = self._attempts(repeatable=call.repeatable)
+        while True:
+            try:
+                return call.read(attempt(attempts.remaining()))
+            except R2MError as error:
+                pause = attempts.pause_after(error)
+            self._sleep(pause)

@@ -1,0 +1,213 @@
+"""The gRPC transports: they move bytes; what the bytes are is in _grpc_wire."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import grpc
+import grpc.aio
+
+from r2m_client._errors import ProtocolError
+from r2m_client._grpc_wire import (
+    AlignUpload,
+    Download,
+    Failed,
+    Unary,
+    grpc_failure,
+    grpc_request,
+)
+from r2m_client._transport import user_agent
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from r2m_client._calls import Call
+    from r2m_client._transport import Address, Headers, Traffic
+
+
+def _options() -> list[tuple[str, Any]]:
+    return [
+        # What may be sent is the server's to say; what comes back was asked for.
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        # A long align sends nothing for a while: keep gateways from dropping the connection, and
+        # notice a dead peer. More often than this, servers would take it for abuse.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 0),
+        # gRPC refuses calls while it waits to reconnect, up to two minutes by default; retries
+        # should find a restarted server sooner.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.primary_user_agent", user_agent()),
+    ]
+
+
+def _metadata(headers: Headers) -> tuple[tuple[str, str], ...]:
+    return tuple((key.lower(), value) for key, value in headers.items())
+
+
+def _found(answer: object | None, where: str) -> object:
+    if answer is None:
+        raise ProtocolError(f"{where} ended the stream without an answer")
+    return answer
+
+
+class GrpcTransport:
+    """Blocking gRPC.
+
+    Args:
+        address: where to.
+        headers: metadata of every call.
+        traffic: counts the messages' bytes.
+    """
+
+    def __init__(self, address: Address, headers: Headers, traffic: Traffic) -> None:
+        self._where = address.shown
+        self._metadata = _metadata(headers)
+        self._traffic = traffic
+        if address.secure:
+            self._channel = grpc.secure_channel(
+                address.target, grpc.ssl_channel_credentials(), _options()
+            )
+        else:
+            self._channel = grpc.insecure_channel(address.target, _options())
+
+    def prepare(self, call: Call[Any]) -> Callable[[float], object]:
+        """Serialize; see `Transport.prepare`."""
+        request = grpc_request(call)
+        return lambda timeout: self._send(request, timeout)
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+    def _send(self, request: Unary | Download | AlignUpload, timeout: float) -> object:
+        try:
+            match request:
+                case Unary():
+                    return self._unary(request, timeout)
+                case Download():
+                    return self._download(request, timeout)
+                case AlignUpload():
+                    return self._align(request, timeout)
+        except grpc.RpcError as error:
+            raise grpc_failure(cast("Failed", error), self._where) from error
+
+    def _unary(self, request: Unary, timeout: float) -> object:
+        self._traffic.count_sent(len(request.payload))
+        answer: bytes = self._channel.unary_unary(request.path)(
+            request.payload, timeout=timeout, metadata=self._metadata
+        )
+        self._traffic.count_received(len(answer))
+        return request.read(answer)
+
+    def _download(self, request: Download, timeout: float) -> bytes:
+        self._traffic.count_sent(len(request.payload))
+        chunks: list[bytes] = []
+        for payload in self._channel.unary_stream(request.path)(
+            request.payload, timeout=timeout, metadata=self._metadata
+        ):
+            self._traffic.count_received(len(payload))
+            chunks.append(request.read(payload))
+        return b"".join(chunks)
+
+    def _align(self, request: AlignUpload, timeout: float) -> object:
+        stream = self._channel.stream_stream(request.path)(
+            self._counted(request), timeout=timeout, metadata=self._metadata
+        )
+        answer = None
+        try:
+            for payload in stream:
+                self._traffic.count_received(len(payload))
+                answer = request.read(payload) or answer
+        finally:  # where the caller's progress raised; a stream that has ended takes no notice
+            stream.cancel()
+        return _found(answer, self._where)
+
+    def _counted(self, request: AlignUpload) -> Iterator[bytes]:
+        for payload in request.payloads():
+            self._traffic.count_sent(len(payload))
+            yield payload
+
+
+class AsyncGrpcTransport:
+    """gRPC for asyncio, in the first loop it is used in; arguments as for `GrpcTransport`."""
+
+    def __init__(self, address: Address, headers: Headers, traffic: Traffic) -> None:
+        self._address = address
+        self._where = address.shown
+        self._metadata = _metadata(headers)
+        self._traffic = traffic
+        self._opened: grpc.aio.Channel | None = None
+
+    def prepare(self, call: Call[Any]) -> Callable[[float], Awaitable[object]]:
+        """Serialize; see `Transport.prepare`."""
+        request = grpc_request(call)
+        return lambda timeout: self._send(request, timeout)
+
+    async def close(self) -> None:
+        """Close the channel."""
+        if self._opened is not None:
+            await self._opened.close()
+
+    @property
+    def _channel(self) -> grpc.aio.Channel:
+        # Not in the constructor: a channel takes the running loop, and clients are made before.
+        if self._opened is None:
+            address = self._address
+            if address.secure:
+                self._opened = grpc.aio.secure_channel(
+                    address.target, grpc.ssl_channel_credentials(), _options()
+                )
+            else:
+                self._opened = grpc.aio.insecure_channel(address.target, _options())
+        return self._opened
+
+    async def _send(self, request: Unary | Download | AlignUpload, timeout: float) -> object:
+        try:
+            match request:
+                case Unary():
+                    return await self._unary(request, timeout)
+                case Download():
+                    return await self._download(request, timeout)
+                case AlignUpload():
+                    return await self._align(request, timeout)
+        except grpc.aio.AioRpcError as error:
+            raise grpc_failure(cast("Failed", error), self._where) from error
+
+    async def _unary(self, request: Unary, timeout: float) -> object:
+        self._traffic.count_sent(len(request.payload))
+        answer: bytes = await self._channel.unary_unary(request.path)(
+            request.payload, timeout=timeout, metadata=self._metadata
+        )
+        self._traffic.count_received(len(answer))
+        return request.read(answer)
+
+    async def _download(self, request: Download, timeout: float) -> bytes:
+        self._traffic.count_sent(len(request.payload))
+        chunks: list[bytes] = []
+        async for payload in self._channel.unary_stream(request.path)(
+            request.payload, timeout=timeout, metadata=self._metadata
+        ):
+            self._traffic.count_received(len(payload))
+            chunks.append(request.read(payload))
+        return b"".join(chunks)
+
+    async def _align(self, request: AlignUpload, timeout: float) -> object:
+        stream = self._channel.stream_stream(request.path)(
+            self._counted(request), timeout=timeout, metadata=self._metadata
+        )
+        answer = None
+        try:
+            async for payload in stream:
+                self._traffic.count_received(len(payload))
+                answer = request.read(payload) or answer
+        finally:
+            stream.cancel()
+        return _found(answer, self._where)
+
+    async def _counted(self, request: AlignUpload) -> AsyncIterator[bytes]:
+        for payload in request.payloads():
+            self._traffic.count_sent(len(payload))
+            yield payload

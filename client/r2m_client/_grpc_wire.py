@@ -1,0 +1,209 @@
+"""Calls as protobuf messages, answers and errors back from them; no I/O here.
+
+Messages are filled from the JSON body and read back into JSON, field by field of the same name, so
+the HTTP transports' descriptions and readers serve here too. Only bytes are handled apart: they
+would become base64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+import grpc
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+
+from r2m.errors import Code
+from r2m.v1 import r2m_pb2 as pb
+from r2m_client._errors import ConnectError, DeadlineError, ProtocolError, R2MError, server_error
+
+if TYPE_CHECKING:
+    from r2m_client._calls import Call
+
+M = TypeVar("M", bound=Message)
+
+SERVICE = "/r2m.v1.RewardModelService/"
+CHUNK_BYTES = 1 << 20
+STREAM_ABOVE = 2 << 20
+"""Bytes of hidden states from which align goes as a stream: below, one message is faster."""
+
+DETAILS = "grpc-status-details-bin"
+_SERVICE = pb.DESCRIPTOR.services_by_name["RewardModelService"]
+
+
+class Failed(Protocol):
+    """What grpc.RpcError of a call and grpc.aio.AioRpcError have in common."""
+
+    def code(self) -> grpc.StatusCode: ...
+    def details(self) -> str | None: ...
+    def trailing_metadata(self) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    """A serialized call of one message each way."""
+
+    path: str
+    payload: bytes
+    answer: type[Message]
+
+    def read(self, payload: bytes) -> object:
+        """The answer's JSON. Raises ProtocolError."""
+        return to_json(parsed(self.answer, payload))
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A serialized call that is answered by a file in chunks."""
+
+    path: str
+    payload: bytes
+
+    def read(self, payload: bytes) -> bytes:
+        """One chunk's data. Raises ProtocolError."""
+        return parsed(pb.GetHeadWeightsResponse, payload).data
+
+
+class AlignUpload:
+    """AlignStream: the request without tensors, their bytes in chunks, progress and the answer."""
+
+    def __init__(self, call: Call[Any], request: pb.AlignRequest) -> None:
+        self.path = f"{SERVICE}AlignStream"
+        self._first = pb.AlignStreamRequest(request=request).SerializeToString()
+        self._call = call
+
+    def payloads(self) -> Iterator[bytes]:
+        """The messages to send: made one by one from the caller's arrays, the same every time."""
+        yield self._first
+        for tensor in self._call.tensors:
+            view = memoryview(tensor.value.data)
+            for start in range(0, len(view), CHUNK_BYTES):
+                chunk = pb.Chunk(id=tensor.name, data=bytes(view[start : start + CHUNK_BYTES]))
+                yield pb.AlignStreamRequest(chunk=chunk).SerializeToString()
+
+    def read(self, payload: bytes) -> object | None:
+        """The answer's JSON, or None for a message of progress, which is passed on.
+
+        Raises:
+            ProtocolError: neither of the two.
+        """
+        message = parsed(pb.AlignStreamResponse, payload)
+        part = message.WhichOneof("part")
+        if part == "answer":
+            return to_json(message.answer)
+        if part == "progress" and self._call.progress is not None:
+            self._call.progress(message.progress.groups_done, message.progress.groups_total)
+        return None  # progress, or a newer server's message
+
+
+def grpc_request(call: Call[Any]) -> Unary | Download | AlignUpload:
+    """Serialize a call.
+
+    Raises:
+        ValueError: the call cannot be serialized.
+    """
+    method = _SERVICE.methods_by_name[call.rpc]
+    message = cast("Message", getattr(pb, method.input_type.name)())
+    try:
+        json_format.ParseDict({**call.names, **(call.body or {})}, message)
+    except json_format.ParseError as error:
+        raise ValueError(str(error)) from None
+    if isinstance(message, pb.AlignRequest) and (
+        call.progress is not None or call.tensor_bytes > STREAM_ABOVE
+    ):
+        return AlignUpload(call, message)
+    _attach(call, message)
+    payload = message.SerializeToString()
+    if call.download:
+        return Download(SERVICE + call.rpc, payload)
+    return Unary(SERVICE + call.rpc, payload, getattr(pb, method.output_type.name))
+
+
+def _attach(call: Call[Any], message: Message) -> None:
+    if not call.tensors:
+        return
+    if isinstance(message, pb.AlignRequest):
+        samples = [sample for group in message.groups for sample in group.samples]
+    else:
+        samples = list(cast("pb.ScoreRequest", message).samples)
+    for tensor in call.tensors:
+        samples[tensor.position].feedback.data = bytes(tensor.value.data)
+
+
+def parsed(kind: type[M], payload: bytes) -> M:
+    """A message from its bytes.
+
+    Raises:
+        ProtocolError: they are something else's.
+    """
+    try:
+        return kind.FromString(payload)
+    except DecodeError as error:
+        raise ProtocolError(f"the answer is no {kind.__name__} of r2m.v1: {error}") from None
+
+
+def to_json(message: Message) -> dict[str, Any]:
+    """A message as the JSON of the HTTP interface, but for 64-bit integers, which are strings.
+
+    Raises:
+        ProtocolError: it holds what JSON cannot.
+    """
+    try:
+        return json_format.MessageToDict(
+            message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+    except (json_format.Error, ValueError) as error:  # an infinity in a Struct
+        raise ProtocolError(f"the answer cannot be read: {error}") from None
+
+
+def grpc_failure(error: Failed, where: str) -> R2MError:
+    """What a failed call means for the caller."""
+    code, said = error.code(), error.details() or ""
+    ours = _details(error.trailing_metadata(), said)
+    if ours is not None:
+        return ours
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return DeadlineError(f"no complete answer from {where} within the call's timeout")
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        # A server that is shutting down cancels what it is working on. Whether a request had been
+        # sent when the connection failed is not said.
+        return ConnectError(f"no answer from {where}: {said[:300]}")
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in said:
+        return server_error({"code": Code.TOO_LARGE, "message": said[:300]})
+    return ProtocolError(
+        f"{where} answered {code.name} without this interface's details: {said!r:.300}"
+    )
+
+
+def _details(metadata: Any, said: str) -> R2MError | None:
+    """The error in the google.rpc.Status that a server of ours attaches, or None."""
+    for key, value in metadata or ():
+        if key != DETAILS:
+            continue
+        try:
+            return _status_error(status_pb2.Status.FromString(value), said)
+        except DecodeError:
+            return None
+    return None
+
+
+def _status_error(status: status_pb2.Status, said: str) -> R2MError | None:
+    info, pause = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    found, wait = False, None
+    for detail in status.details:
+        # Unpack leaves its argument alone and says False where the detail is of another type.
+        if not found and detail.Unpack(info):
+            found = info.domain == "r2m"
+        elif detail.Unpack(pause):
+            wait = max(0.0, pause.retry_delay.seconds + pause.retry_delay.nanos / 1e9)
+    if not found:
+        return None
+    body: dict[str, object] = {"code": info.reason, "message": status.message or said}
+    if "field" in info.metadata:
+        body["field"] = info.metadata["field"]
+    if "retryable" in info.metadata:
+        body["retryable"] = info.metadata["retryable"].lower() == "true"
+    return server_error(body, retry_after=wait)

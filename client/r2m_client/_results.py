@@ -1,0 +1,238 @@
+"""What the server answers, as frozen values.
+
+Fields have the names of the interface. An optional field is None where the answer leaves it out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from r2m_client._errors import SamplesFailed, ServerError
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One sample's rewards, or its error.
+
+    Attributes:
+        id: the sample's.
+        reward: by the run's head; None with an error.
+        vanilla_reward: the frozen reward model's own.
+        error: why there is no reward (an instance, not raised), or None.
+    """
+
+    id: str
+    reward: float | None = None
+    vanilla_reward: float | None = None
+    error: ServerError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreResult:
+    """Rewards in the order of the samples; one head made them all.
+
+    Attributes:
+        fingerprint: of the backbone.
+        run, head, branch, omega: which head it was; None without a run.
+        scores: one per sample.
+    """
+
+    fingerprint: str
+    run: str | None = None
+    head: int | None = None
+    branch: str | None = None
+    omega: float | None = None
+    scores: tuple[Score, ...] = ()
+
+    @property
+    def rewards(self) -> list[float | None]:
+        """The rewards, None where a sample has an error; without a run the vanilla rewards."""
+        if self.run is None:
+            return [s.vanilla_reward if s.reward is None else s.reward for s in self.scores]
+        return [s.reward for s in self.scores]
+
+    def raise_for_errors(self) -> ScoreResult:
+        """This result, if every sample has its reward.
+
+        Raises:
+            SamplesFailed: with each failed sample's error; its cause is the first of them.
+        """
+        errors = {score.id: score.error for score in self.scores if score.error is not None}
+        if errors:
+            name, first = next(iter(errors.items()))
+            raise SamplesFailed(
+                f"{len(errors)} of {len(self.scores)} samples have no reward; {name!r}: {first}",
+                errors=errors,
+            ) from first
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Means over the used groups, before the update; None: not computed."""
+
+    bt: float | None = None
+    gre: float | None = None
+    kl: float | None = None
+    total: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCounts:
+    """What became of the groups: used = pseudo + labelled."""
+
+    used: int
+    skipped: int
+    pseudo: int
+    labelled: int
+    skipped_because: dict[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """The candidate against the reference head, both at the candidate's ω."""
+
+    reference: int
+    samples: int
+    spread_ratio: float | None = None
+    rank_correlation: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SampleError:
+    """A sample that align could not use; its group was left out."""
+
+    id: str
+    group: str
+    error: ServerError
+
+
+@dataclass(frozen=True, slots=True)
+class AlignResult:
+    """The first and only answer to (run, branch, step).
+
+    Attributes:
+        head: live afterwards; omega is this head's.
+        candidate: the new version, or None where the step made none.
+        parent: the head that was trained from.
+        verdict: accepted, rejected, undecided, skipped or frozen; reason says why.
+        sigma: mean within-group standard deviation of the rewards.
+    """
+
+    run: str
+    step: int
+    branch: str
+    head: int
+    parent: int
+    accepted: bool
+    verdict: str
+    reason: str
+    omega: float
+    loss: Loss
+    groups: GroupCounts
+    candidate: int | None = None
+    drift: Drift | None = None
+    sigma: float | None = None
+    gradient_norm: float | None = None
+    errors: tuple[SampleError, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyInfo:
+    """The policy whose hidden states a run attends to; hidden_size is D_p."""
+
+    hidden_size: int | None = None
+    hidden_state: str | None = None
+    last_token: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BranchInfo:
+    """A line of steps: `step` is the last one answered, `head` is live after it."""
+
+    branch: str
+    head: int
+    step: int
+    origin_branch: str | None = None
+    origin_head: int | None = None
+    origin_step: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """A run as it stands.
+
+    Attributes:
+        method: all settings, resolved; whole numbers are ints.
+        branch: the current one; step, next_step and head are its own.
+        created_at: RFC 3339, UTC.
+    """
+
+    run: str
+    fingerprint: str
+    feedback: str
+    branch: str
+    step: int
+    next_step: int
+    head: int
+    archived: bool
+    created_at: str
+    policy: PolicyInfo = PolicyInfo()
+    method: dict[str, Any] = field(default_factory=dict[str, Any])
+    aliases: dict[str, int] = field(default_factory=dict[str, int])
+    branches: tuple[BranchInfo, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HeadInfo:
+    """A version and the verdict on it.
+
+    Attributes:
+        t: accepted updates so far; omega is what this head scores with.
+        sha256, bytes: of the weights file.
+    """
+
+    run: str
+    head: int
+    branch: str
+    step: int
+    t: int
+    omega: float
+    reference: int
+    accepted: bool
+    verdict: str
+    reason: str
+    created_at: str
+    sha256: str
+    bytes: int
+    parent: int | None = None
+    metrics: dict[str, Any] = field(default_factory=dict[str, Any])
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AliasInfo:
+    """An alias after a move; previous is None where it is new."""
+
+    run: str
+    alias: str
+    head: int
+    previous: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What the server holds; hidden_size is the backbone's own, max_length is in tokens."""
+
+    version: str
+    model: str
+    fingerprint: str
+    hidden_size: int
+    max_length: int
+    dtype: str
+    device: str
+    deterministic: bool
+    chat_template: bool

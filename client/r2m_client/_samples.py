@@ -1,0 +1,170 @@
+"""What a caller hands in: samples and groups, and how they become JSON and tensors."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from r2m.tensors import TensorValue
+
+WireDtype = Literal["bfloat16", "float16", "float32"]
+WIRE_DTYPES: tuple[WireDtype, ...] = ("bfloat16", "float16", "float32")
+Convention = Literal["post_norm", "pre_norm"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One response to one prompt.
+
+    Attributes:
+        id: names the sample within the call.
+        prompt: the query's text.
+        response: the response's text.
+        hidden_states: the policy's last-layer states of this text, [S, D_p]: a numpy array, a
+            torch tensor of any device, a nested list, or an r2m.tensors.TensorValue. float32 and
+            wider are sent as the client's `wire_dtype`, 16-bit ones as they are. Do not change an
+            array until the call is over: it is not copied.
+        format: "chat" (the reward model's chat template) or "raw" (prompt + response).
+        group: the query this response answers; score only echoes it.
+        hidden_state: whether the states were taken after the final norm or before it; None: not
+            stated. The server compares it with the run's.
+        last_token: whether the last token's state is among them; None: not stated.
+        tokens: tokens of prompt + response under the policy's tokenizer; None: not stated. The
+            server compares it with S.
+    """
+
+    id: str
+    prompt: str
+    response: str
+    hidden_states: Any = field(default=None, repr=False)
+    format: Literal["chat", "raw"] = "chat"
+    group: str = ""
+    _: KW_ONLY
+    hidden_state: Convention | None = None
+    last_token: bool | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """The K responses of one query, for align.
+
+    Attributes:
+        id: names the group within the call.
+        samples: its responses, with hidden states of the updated policy.
+        preferred: (winner, loser) by sample id: an outside label.
+    """
+
+    id: str
+    samples: Iterable[Sample]
+    preferred: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One sample's hidden states, ready for the wire.
+
+    Attributes:
+        position: which sample of the call it belongs to, counted through all groups.
+        name: that sample's id.
+        value: dtype, shape [S, D_p], bytes (a view of the caller's array where possible).
+    """
+
+    position: int
+    name: str
+    value: TensorValue
+
+
+class SampleWriter:
+    """Turns samples into JSON objects and collects their tensors, each array converted once.
+
+    Args:
+        wire_dtype: what float32 and wider hidden states are sent as.
+    """
+
+    def __init__(self, wire_dtype: WireDtype) -> None:
+        self._wire_dtype: WireDtype = wire_dtype
+        self._written = 0
+        self.tensors: list[Tensor] = []
+
+    def samples(self, samples: Iterable[Sample]) -> list[dict[str, object]]:
+        """The JSON of samples; `samples` is iterated once.
+
+        Raises:
+            ValueError: hidden states that are no matrix of numbers.
+        """
+        return [self._sample(sample) for sample in samples]
+
+    def groups(self, groups: Iterable[Group]) -> list[dict[str, object]]:
+        """The JSON of groups; `groups` is iterated once.
+
+        Raises:
+            ValueError: hidden states that are no matrix of numbers.
+        """
+        written: list[dict[str, object]] = []
+        for group in groups:
+            body: dict[str, object] = {"id": group.id, "samples": self.samples(group.samples)}
+            if group.preferred is not None:
+                body["preferred"] = list(group.preferred)
+            written.append(body)
+        return written
+
+    def _sample(self, sample: Sample) -> dict[str, object]:
+        for name in ("prompt", "response"):
+            try:
+                getattr(sample, name).encode()
+            except UnicodeEncodeError as error:  # lone surrogates: neither encoding can carry them
+                raise ValueError(
+                    f"{name} of sample {sample.id!r} is no valid text: {error}"
+                ) from None
+        body: dict[str, object] = {
+            "id": sample.id,
+            "prompt": sample.prompt,
+            "response": sample.response,
+            "format": sample.format,
+        }
+        if sample.group:
+            body["group"] = sample.group
+        if sample.hidden_states is not None:
+            value = wire_value(sample, self._wire_dtype)
+            self.tensors.append(Tensor(self._written, sample.id, value))
+            feedback: dict[str, object] = {"dtype": value.dtype, "shape": list(value.shape)}
+            for key in ("hidden_state", "last_token", "tokens"):
+                stated = getattr(sample, key)
+                if stated is not None:
+                    feedback[key] = stated
+            body["feedback"] = feedback
+        self._written += 1
+        return body
+
+
+def wire_value(sample: Sample, wire_dtype: WireDtype) -> TensorValue:
+    """A sample's hidden states as dtype, shape and bytes.
+
+    What cannot be written down is refused here. The rest (width, zero tokens, NaN) the server
+    refuses for this sample alone, and the others of the call get their rewards.
+
+    Raises:
+        ValueError: not two dimensions, not numbers, or a TensorValue that contradicts itself.
+    """
+    # Here, and not at the top: text-only callers need no numpy, and it is most of the import time.
+    from r2m.tensors import ITEM_BYTES, TensorValue, tensor_value
+
+    where = f"hidden_states of sample {sample.id!r}"
+    value = sample.hidden_states
+    if not isinstance(value, TensorValue):
+        try:
+            value = tensor_value(value, dtype=wire_dtype)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from error
+    if len(value.shape) != 2:
+        raise ValueError(f"{where} has shape {list(value.shape)}, expected [tokens, width]")
+    if value.dtype not in ITEM_BYTES:
+        raise ValueError(f"{where}: dtype {value.dtype!r} is not one of {', '.join(ITEM_BYTES)}")
+    expected = value.shape[0] * value.shape[1] * ITEM_BYTES[value.dtype]
+    if len(value.data) != expected:
+        raise ValueError(f"{where} has {len(value.data)} bytes, its shape takes {expected}")
+    return value

@@ -1,0 +1,171 @@
+"""The seam between a client and the network, and the choice that a URL makes.
+
+A transport prepares a call once, which serializes it, and hands back the function that sends it;
+every attempt of the call sends the same bytes. httpx and grpc are imported here, when the first
+client needs them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from r2m_client._calls import Call
+
+Headers = Mapping[str, str]
+
+
+class Transport(Protocol):
+    """Sends calls and waits for their answers. Safe to use from several threads."""
+
+    def prepare(self, call: Call[Any]) -> Callable[[float], object]:
+        """Serialize a call.
+
+        Returns:
+            A function that sends it once, given the seconds it may take, and returns the answer's
+            JSON, or its bytes for a download. It raises an R2MError.
+
+        Raises:
+            ValueError: the call cannot be serialized.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back connections."""
+        ...
+
+
+class AsyncTransport(Protocol):
+    """The same for one event loop."""
+
+    def prepare(self, call: Call[Any]) -> Callable[[float], Awaitable[object]]:
+        """As `Transport.prepare`; the function is awaited."""
+        ...
+
+    async def close(self) -> None:
+        """Give back connections."""
+        ...
+
+
+class Traffic:
+    """Payload bytes of requests and answers, as serialized; every attempt counts.
+
+    Headers, framing and compression are not in them. gRPC sends a stream's requests from a thread
+    of its own, hence the lock.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.sent = 0
+        self.received = 0
+
+    def count_sent(self, size: int) -> None:
+        """Add to the requests' bytes."""
+        with self._lock:
+            self.sent += size
+
+    def count_received(self, size: int) -> None:
+        """Add to the answers' bytes."""
+        with self._lock:
+            self.received += size
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a server is.
+
+    Attributes:
+        url: as given.
+        grpc: gRPC or HTTP.
+        secure: with TLS.
+        target: host:port.
+        shown: the URL without a user or password, for messages.
+    """
+
+    url: str
+    grpc: bool
+    secure: bool
+    target: str
+    shown: str
+
+
+SCHEMES = {
+    "http": (False, False),
+    "https": (False, True),
+    "grpc": (True, False),
+    "grpcs": (True, True),
+}
+
+
+def parse_url(url: str) -> Address:
+    """Read a server's URL.
+
+    Raises:
+        ValueError: saying which forms there are.
+    """
+    forms = "give http://HOST:PORT, https://HOST, grpc://HOST:PORT or grpcs://HOST:PORT"
+    try:
+        parts = urlsplit(url)
+        known, host, port = SCHEMES.get(parts.scheme), parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{url!r} is no server's URL ({error}): {forms}") from None
+    if known is None or not host:
+        raise ValueError(f"{url!r} is no server's URL: {forms}")
+    grpc, secure = known
+    bracketed = f"[{host}]" if ":" in host else host
+    target = bracketed if port is None else f"{bracketed}:{port}"
+    shown = f"{parts.scheme}://{target}"
+    if parts.query or parts.fragment:
+        raise ValueError(f"{shown}: a server's URL has no query and no fragment: {forms}")
+    if grpc:
+        if port is None:
+            raise ValueError(f"{shown} names no port: {forms}")
+        if parts.path not in ("", "/") or "@" in parts.netloc:
+            raise ValueError(f"{shown}: a gRPC URL is a host and a port alone: {forms}")
+    return Address(url, grpc, secure, target, shown)
+
+
+def open_transport(url: str, headers: Headers, traffic: Traffic) -> Transport:
+    """The blocking transport for a URL.
+
+    Raises:
+        ValueError: for a URL of another form.
+    """
+    address = parse_url(url)
+    if address.grpc:
+        from r2m_client._grpc import GrpcTransport
+
+        return GrpcTransport(address, headers, traffic)
+    from r2m_client._http import HttpTransport
+
+    return HttpTransport(address, headers, traffic)
+
+
+def open_async_transport(url: str, headers: Headers, traffic: Traffic) -> AsyncTransport:
+    """The asyncio transport for a URL.
+
+    Raises:
+        ValueError: for a URL of another form.
+    """
+    address = parse_url(url)
+    if address.grpc:
+        from r2m_client._grpc import AsyncGrpcTransport
+
+        return AsyncGrpcTransport(address, headers, traffic)
+    from r2m_client._http import AsyncHttpTransport
+
+    return AsyncHttpTransport(address, headers, traffic)
+
+
+def user_agent() -> str:
+    """This client's name and version."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"r2m-client/{version('r2m-serve')}"
+    except PackageNotFoundError:  # a source tree that was put on the path
+        return "r2m-client"

@@ -1,0 +1,63 @@
+"""What the commands share: the server's address, errors in one line, tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from r2m_client._client import Client
+from r2m_client._errors import R2MError
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --url and --timeout."""
+    command = click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        default=60.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="For one call, with its repeats.",
+    )(command)
+    return click.option(
+        "--url",
+        envvar="R2M_URL",
+        default=DEFAULT_URL,
+        show_default=True,
+        show_envvar=True,
+        help="http://, https://, grpc:// or grpcs://HOST:PORT of the server.",
+    )(command)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON instead of text.")
+
+
+@contextmanager
+def connected(url: str, timeout: float) -> Generator[Client]:
+    """A client; what fails in the block becomes one line on stderr and exit code 1."""
+    try:
+        with Client(url, timeout=timeout) as client:
+            yield client
+    except (R2MError, ValueError) as error:
+        raise click.ClickException(" ".join(str(error).split())) from None
+
+
+def show_json(value: object) -> None:
+    """Print a value as JSON in one line."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text, as wide as their widest cell."""
+    lines = [header, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

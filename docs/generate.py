@@ -1,0 +1,94 @@
+"""Write the pages that the code knows best: docs/errors.md, docs/settings.md, docs/openapi.json.
+
+python docs/generate.py            # write them
+python docs/generate.py --check    # fail where one is out of date
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+from r2m.errors import TABLE
+from r2m_service.settings import Settings
+from r2m_service.transports.http.app import build_app
+from r2m_service.transports.interface import Application
+
+DOCS = Path(__file__).resolve().parent
+
+
+def errors() -> str:
+    """The error table as a page."""
+    lines = [
+        "# Errors",
+        "",
+        "Generated from `proto/r2m/errors.py` by `make docs`.",
+        "",
+        "A call that fails has one of these codes, the same over HTTP and gRPC. A sample that",
+        "cannot be used has one beside its id, and the other samples of the call are answered.",
+        "",
+        '- HTTP: the status below, and `{"error": {"code", "message", "retryable", "field"?}}`.',
+        "- gRPC: the status below, the message as its details, and a `google.rpc.ErrorInfo` with",
+        '  `domain` "r2m", `reason` = the code, and `metadata` `field` and `retryable`.',
+        "",
+        "*Retry*: the very same request can succeed later with nothing changed. The Python client",
+        "does so by itself; score is pure and align is answered once, so repeating is safe.",
+        "",
+        "| code | HTTP | gRPC | retry | meaning |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| `{code}` | {row.http} | {row.grpc} | {'yes' if row.retryable else ''} | {row.meaning} |"
+        for code, row in TABLE.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def settings() -> str:
+    """All settings of `r2m serve` as a page."""
+    lines = [
+        "# Settings of `r2m serve`",
+        "",
+        "Generated from `service/r2m_service/settings.py` by `make docs`. A flag wins over the",
+        "environment, the environment over the default.",
+        "",
+        "| flag | environment | default | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, field in Settings.model_fields.items():
+        default = "(required)" if field.is_required() else field.default
+        shown = "" if default is None else f"`{default}`"
+        flag = name.replace("_", "-")
+        lines.append(f"| `--{flag}` | `R2M_{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def openapi() -> str:
+    """The REST interface as OpenAPI."""
+    # Only the routes are asked for, so there need be no application behind them.
+    app = build_app(cast("Application", None), max_body_bytes=1 << 30)
+    document: dict[str, Any] = app.openapi()
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+PAGES = {"errors.md": errors, "settings.md": settings, "openapi.json": openapi}
+
+
+def main() -> int:
+    """Write or compare; 1 where a page is out of date."""
+    stale: list[str] = []
+    for name, page in PAGES.items():
+        path, text = DOCS / name, page()
+        if "--check" not in sys.argv[1:]:
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            stale.append(f"docs/{name}")
+    if stale:
+        print(f"out of date: {', '.join(stale)}; run make docs")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Generated from r2m.proto; regenerate with `make proto`."""

@@ -1,0 +1,379 @@
+"""The use case `align`: one update, exactly once for (run, branch, step)."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from r2m.errors import Code, Problem
+from r2m_service.application.contract import (
+    AlignAnswer,
+    AlignRequest,
+    DriftOut,
+    GroupCounts,
+    GroupIn,
+    LossOut,
+    SampleError,
+)
+from r2m_service.application.lookup import find_head, find_run, head_source
+from r2m_service.application.ports import (
+    AlignGroup,
+    AlignJob,
+    Blobs,
+    Engine,
+    GroupResult,
+    Item,
+    Registry,
+    Update,
+)
+from r2m_service.application.samples import content_hash, error_out, items_of, require_distinct
+from r2m_service.domain.gate import Decision, Drift, decide, measure_drift
+from r2m_service.domain.runs import REFERENCE, Branch, Head, Run, RunState, StepCommit
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What an align starts from."""
+
+    state: RunState
+    branch: Branch
+    parent: Head
+    reference: Head
+    step: int
+    hash: str
+
+    @property
+    def run(self) -> Run:
+        return self.state.run
+
+    @property
+    def candidate_omega(self) -> float:
+        # The candidate will stand after t + 1 accepted updates and scores with ω of the next.
+        return self.run.method.omega.at(self.parent.t + 2)
+
+
+class Align:
+    """Runs aligns; those of one run one after the other.
+
+    Another replica may still commit first: the registry's compare-and-swap decides, and the loser
+    gets the retryable align_conflict.
+    """
+
+    def __init__(self, registry: Registry, blobs: Blobs, engine: Engine) -> None:
+        self._registry = registry
+        self._blobs = blobs
+        self._engine = engine
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def __call__(
+        self, name: str, request: AlignRequest, progress: Progress | None = None
+    ) -> AlignAnswer:
+        """One update; a retry gets the first answer.
+
+        Raises:
+            Problem: unknown_run, unknown_branch, run_archived, backbone_mismatch, step_conflict,
+                step_out_of_order, align_conflict, duplicate_id, invalid_request, storage_failed.
+        """
+        _require_form(request)
+        await find_run(self._registry, name)  # no lock for names that nobody created
+        hashed = await asyncio.to_thread(content_hash, request)
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            state = await find_run(self._registry, name)
+            state.run.require_open(self._engine.info.fingerprint)
+            branch = state.branch(request.branch)
+            answered = await self._answered(name, branch, request.step, hashed)
+            if answered is not None:
+                return answered
+            _require_labels_taken(state.run, request)
+            context = _Context(
+                state=state,
+                branch=branch,
+                parent=await find_head(self._registry, state, branch.live),
+                reference=await find_head(self._registry, state, REFERENCE),
+                step=request.step,
+                hash=hashed,
+            )
+            return await self._align(context, request.groups, progress)
+
+    async def _answered(
+        self, name: str, branch: Branch, step: int, hashed: str
+    ) -> AlignAnswer | None:
+        stored = await asyncio.to_thread(self._registry.answered_step, name, branch.name, step)
+        if stored is not None:
+            if stored.content_hash != hashed:
+                raise Problem(
+                    Code.STEP_CONFLICT,
+                    f"step {step} of branch {branch.name!r} was answered for other content; a "
+                    "trainer that resumed from an older checkpoint calls rollback with to_step "
+                    "first and gets a branch of its own",
+                    field="step",
+                )
+            return AlignAnswer.model_validate_json(stored.answer)
+        if step != branch.step + 1:
+            raise Problem(
+                Code.STEP_OUT_OF_ORDER,
+                f"branch {branch.name!r} expects step {branch.step + 1}, got {step}",
+                field="step",
+            )
+        return None
+
+    async def _align(
+        self, context: _Context, groups: list[GroupIn], progress: Progress | None
+    ) -> AlignAnswer:
+        jobs, results, errors = await self._prepared(context.run, groups)
+        update = await self._engine.align(
+            await self._job(context, list(jobs.values())),
+            lambda done: progress(done, len(jobs)) if progress else None,
+        )
+        for place, result in zip(jobs, update.groups, strict=True):
+            results[place] = result
+            for member, problem in result.errors.items():
+                errors.append(_sample_error(groups[place], member, problem))
+        return await asyncio.to_thread(
+            self._conclude, context, update, [results[place] for place in sorted(results)], errors
+        )
+
+    async def _prepared(
+        self, run: Run, groups: list[GroupIn]
+    ) -> tuple[dict[int, AlignGroup], dict[int, GroupResult], list[SampleError]]:
+        """Groups the engine can use, by place; the others are skipped whole."""
+        samples = [sample for group in groups for sample in group.samples]
+        checked = iter(await items_of(self._engine, run, samples))
+        jobs: dict[int, AlignGroup] = {}
+        results: dict[int, GroupResult] = {}
+        errors: list[SampleError] = []
+        for place, group in enumerate(groups):
+            found = [next(checked) for _ in group.samples]
+            items = [one for one in found if isinstance(one, Item)]
+            for member, one in enumerate(found):
+                if isinstance(one, Problem):
+                    errors.append(_sample_error(group, member, one))
+            if len(items) < len(found):
+                # A group short of a member has other labels: leave it out rather than guess.
+                results[place] = GroupResult("error", {})
+            else:
+                jobs[place] = AlignGroup(items, _preferred(group))
+        return jobs, results, errors
+
+    async def _job(self, context: _Context, groups: list[AlignGroup]) -> AlignJob:
+        parent = context.parent
+        optimizer = None
+        if groups and parent.t > 0:
+            if parent.optimizer is None:
+                raise Problem(
+                    Code.HEAD_DAMAGED,
+                    f"head {parent.number} has no optimizer state to go on from",
+                )
+            optimizer = await asyncio.to_thread(self._blobs.get, parent.optimizer)
+        return AlignJob(
+            parent=head_source(self._blobs, context.run, parent),
+            reference=head_source(self._blobs, context.run, context.reference),
+            optimizer=optimizer,
+            t=parent.t,
+            method=context.run.method,
+            candidate_omega=context.candidate_omega,
+            groups=groups,
+        )
+
+    def _conclude(
+        self,
+        context: _Context,
+        update: Update,
+        results: list[GroupResult],
+        errors: list[SampleError],
+    ) -> AlignAnswer:
+        """Judge, store the candidate, commit. Blocking: runs to its end even if the caller left."""
+        drift = None
+        if update.weights is None:
+            decision = Decision("skipped", "no group could be used" if results else "no groups")
+        else:
+            if context.run.method.gate.checks_drift:
+                drift = measure_drift(update.candidate_rewards, update.reference_rewards)
+            decision = decide(context.run.method.gate, finite=update.finite, drift=drift)
+        accepted = decision.verdict == "accepted"
+        number = None
+        if update.weights is not None:
+            number = self._registry.next_head_number(context.run.name)
+        parent = context.parent
+        answer = AlignAnswer(
+            run=context.run.name,
+            step=context.step,
+            branch=context.branch.name,
+            head=number if accepted and number is not None else parent.number,
+            candidate=number,
+            parent=parent.number,
+            accepted=accepted,
+            verdict=decision.verdict,
+            reason=decision.reason,
+            omega=context.candidate_omega if accepted else parent.omega,
+            loss=LossOut(bt=update.bt, gre=update.gre, kl=update.kl, total=update.total),
+            groups=_counts(update, results),
+            drift=_drift_out(context, drift),
+            sigma=update.sigma,
+            gradient_norm=update.gradient_norm,
+            errors=errors,
+            notes=_notes(update),
+        )
+        answer = _without_non_finite(answer)
+        self._commit(context, update, answer)
+        return answer
+
+    def _commit(self, context: _Context, update: Update, answer: AlignAnswer) -> None:
+        now = datetime.now(UTC)
+        candidate = None
+        stored: list[str] = []
+        try:
+            if update.weights is not None and answer.candidate is not None:
+                # The number is not sure before the commit, so it does not name the file.
+                stem = f"{context.run.key}/{uuid.uuid4().hex}"
+                weights = self._blobs.put(f"{stem}.safetensors", update.weights)
+                stored.append(weights.key)
+                optimizer = None
+                if answer.accepted and update.optimizer is not None:
+                    optimizer = self._blobs.put(f"{stem}.optimizer.safetensors", update.optimizer)
+                    stored.append(optimizer.key)
+                candidate = Head(
+                    number=answer.candidate,
+                    parent=context.parent.number,
+                    branch=context.branch.name,
+                    step=context.step,
+                    t=context.parent.t + 1,
+                    omega=context.candidate_omega,
+                    reference=context.reference.number,
+                    accepted=answer.accepted,
+                    verdict=answer.verdict,
+                    reason=answer.reason,
+                    metrics=answer.model_dump(
+                        include={"loss", "groups", "drift", "sigma", "gradient_norm"},
+                        exclude_none=True,
+                    ),
+                    created_at=now,
+                    weights=weights,
+                    optimizer=optimizer,
+                )
+            self._registry.commit_step(
+                StepCommit(
+                    run=context.run.name,
+                    branch=context.branch.name,
+                    step=context.step,
+                    parent=context.parent.number,
+                    live=answer.head,
+                    candidate=candidate,
+                    content_hash=context.hash,
+                    answer=answer.model_dump_json(exclude_none=True),
+                    at=now,
+                )
+            )
+        except Problem as problem:
+            # Only what surely was not committed may go; after a storage failure nobody knows.
+            if problem.code == Code.ALIGN_CONFLICT:
+                for key in stored:
+                    self._blobs.delete(key)
+            raise
+
+
+def _require_form(request: AlignRequest) -> None:
+    require_distinct(
+        ((group.id, f"groups[{place}].id") for place, group in enumerate(request.groups)),
+        what="groups",
+    )
+    require_distinct(
+        (
+            (sample.id, f"groups[{place}].samples[{member}].id")
+            for place, group in enumerate(request.groups)
+            for member, sample in enumerate(group.samples)
+        ),
+        what="samples",
+    )
+    for place, group in enumerate(request.groups):
+        if not group.preferred:
+            continue
+        ids = {sample.id for sample in group.samples}
+        if len(set(group.preferred)) != 2 or not ids.issuperset(group.preferred):
+            raise Problem(
+                Code.INVALID_REQUEST,
+                "preferred is [winner, loser]: two different sample ids of its group",
+                field=f"groups[{place}].preferred",
+            )
+
+
+def _require_labels_taken(run: Run, request: AlignRequest) -> None:
+    if run.method.labels == "outside_first":
+        return
+    for place, group in enumerate(request.groups):
+        if group.preferred:
+            raise Problem(
+                Code.INVALID_REQUEST,
+                f"run {run.name!r} learns from pseudo labels alone (method.labels); it takes no "
+                "outside label",
+                field=f"groups[{place}].preferred",
+            )
+
+
+def _preferred(group: GroupIn) -> tuple[int, int] | None:
+    if not group.preferred:
+        return None
+    ids = [sample.id for sample in group.samples]
+    return ids.index(group.preferred[0]), ids.index(group.preferred[1])
+
+
+def _sample_error(group: GroupIn, member: int, problem: Problem) -> SampleError:
+    return SampleError(id=group.samples[member].id, group=group.id, error=error_out(problem))
+
+
+def _counts(update: Update, results: list[GroupResult]) -> GroupCounts:
+    because = Counter(result.skipped for result in results if result.skipped is not None)
+    return GroupCounts(
+        used=update.labelled + update.pseudo,
+        skipped=because.total(),
+        pseudo=update.pseudo,
+        labelled=update.labelled,
+        skipped_because=dict(sorted(because.items())),
+    )
+
+
+def _drift_out(context: _Context, drift: Drift | None) -> DriftOut | None:
+    if drift is None:
+        return None
+    return DriftOut(
+        reference=context.reference.number,
+        spread_ratio=drift.spread_ratio,
+        rank_correlation=drift.rank_correlation,
+        samples=drift.samples,
+    )
+
+
+def _notes(update: Update) -> list[str]:
+    bare = update.pseudo - update.gre_groups
+    if bare > 0:
+        return [f"{bare} groups of two samples: BT alone, since GRE is constant at K = 2"]
+    return []
+
+
+def _without_non_finite(answer: AlignAnswer) -> AlignAnswer:
+    """No failure looks like a number, and JSON has no NaN: what is not finite is left out."""
+
+    def kept(value: float | None) -> float | None:
+        return None if value is None or value - value != 0.0 else value
+
+    drift = answer.drift
+    return answer.model_copy(
+        update={
+            "loss": LossOut(**{key: kept(value) for key, value in answer.loss}),
+            "sigma": kept(answer.sigma),
+            "gradient_norm": kept(answer.gradient_norm),
+            "drift": drift
+            and drift.model_copy(
+                update={
+                    "spread_ratio": kept(drift.spread_ratio),
+                    "rank_correlation": kept(drift.rank_correlation),
+                }
+            ),
+        }
+    )

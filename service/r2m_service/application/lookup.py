@@ -1,0 +1,117 @@
+"""Finding runs and heads, and the answers' form of both."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from r2m.errors import Code, Problem
+from r2m_service.application.contract import (
+    NAME_PATTERN,
+    BranchOut,
+    HeadOut,
+    PolicyOut,
+    RunOut,
+)
+from r2m_service.application.ports import Blobs, HeadKey, HeadSource, Registry
+from r2m_service.domain.runs import Head, Run, RunState
+
+RUN_NAME = re.compile(NAME_PATTERN)
+
+
+async def find_run(registry: Registry, name: str) -> RunState:
+    """A run as it stands.
+
+    Raises:
+        Problem: unknown_run.
+    """
+    # A name that nobody can have given need not reach the database, whatever bytes are in it.
+    known = RUN_NAME.fullmatch(name) is not None
+    state = await asyncio.to_thread(registry.run_state, name) if known else None
+    if state is None:
+        raise Problem(Code.UNKNOWN_RUN, f"there is no run {name[:100]!r}", field="run")
+    return state
+
+
+async def find_head(registry: Registry, state: RunState, named: int | str | None) -> Head:
+    """A version by number or alias.
+
+    Raises:
+        Problem: unknown_alias or unknown_head.
+    """
+    number = state.head_number(named)
+    head = await asyncio.to_thread(registry.head, state.run.name, number)
+    if head is None:
+        raise Problem(
+            Code.UNKNOWN_HEAD, f"run {state.run.name!r} has no head {number}", field="head"
+        )
+    return head
+
+
+def head_source(blobs: Blobs, run: Run, head: Head) -> HeadSource:
+    """How the engine gets a version's weights."""
+    return HeadSource(
+        key=HeadKey(head.weights.sha256, head.omega),
+        feedback=run.feedback,
+        read=lambda: blobs.get(head.weights),
+    )
+
+
+def run_out(state: RunState) -> RunOut:
+    """A run, for an answer."""
+    run, branch = state.run, state.branch(None)
+    return RunOut(
+        run=run.name,
+        fingerprint=run.fingerprint,
+        policy=PolicyOut(**asdict(run.policy)),
+        feedback=run.feedback,
+        method=asdict(run.method),
+        branch=branch.name,
+        step=branch.step,
+        next_step=branch.step + 1,
+        head=branch.live,
+        aliases=dict(state.aliases),
+        archived=run.archived,
+        created_at=timestamp(run.created_at),
+        branches=[
+            BranchOut(
+                branch=one.name,
+                head=one.live,
+                step=one.step,
+                origin_branch=one.origin_branch,
+                origin_head=one.origin_head,
+                origin_step=one.origin_step,
+                reason=one.reason,
+            )
+            for one in state.branches.values()
+        ],
+    )
+
+
+def head_out(state: RunState, head: Head) -> HeadOut:
+    """A version, for an answer."""
+    return HeadOut(
+        run=state.run.name,
+        head=head.number,
+        parent=head.parent,
+        branch=head.branch,
+        step=head.step,
+        t=head.t,
+        omega=head.omega,
+        reference=head.reference,
+        accepted=head.accepted,
+        verdict=head.verdict,
+        reason=head.reason,
+        metrics=dict(head.metrics),
+        created_at=timestamp(head.created_at),
+        sha256=head.weights.sha256,
+        bytes=head.weights.size,
+        aliases=sorted(name for name, number in state.aliases.items() if number == head.number),
+    )
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

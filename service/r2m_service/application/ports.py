@@ -1,0 +1,286 @@
+"""What the application needs from outside: the registry, the blobs, and the engine.
+
+The registry and the blob store are plain blocking code; use cases call them in a worker thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from r2m.errors import Problem
+from r2m.tensors import TensorValue
+from r2m_service.domain.method import MethodSettings
+from r2m_service.domain.runs import (
+    AnsweredStep,
+    BlobRef,
+    Branch,
+    FeedbackSource,
+    Head,
+    Run,
+    RunState,
+    StepCommit,
+)
+
+
+class Registry(Protocol):
+    """Metadata of runs, branches, heads, aliases and answered steps.
+
+    Every method is one transaction. A database that fails raises Problem(storage_failed).
+    """
+
+    def create_run(self, run: Run, first: Head) -> None:
+        """Store a run with branch `main` at step 0, head 0, and the aliases live and reference.
+
+        Raises:
+            Problem: run_exists, where the name is taken.
+        """
+        ...
+
+    def run_state(self, name: str) -> RunState | None:
+        """The run with its branches and aliases, read in one transaction; None if unknown."""
+        ...
+
+    def run_states(self) -> list[RunState]:
+        """All runs, oldest first."""
+        ...
+
+    def archive_run(self, name: str) -> None:
+        """Mark a run read-only."""
+        ...
+
+    def head(self, run: str, number: int) -> Head | None:
+        """One version, or None."""
+        ...
+
+    def heads(self, run: str) -> list[Head]:
+        """All versions of a run, by number."""
+        ...
+
+    def next_head_number(self, run: str) -> int:
+        """One more than the greatest number given; numbers only grow."""
+        ...
+
+    def set_alias(self, run: str, alias: str, head: int, expect: int | None) -> int | None:
+        """Point an alias at a head; returns where it pointed before (None: it is new).
+
+        Raises:
+            Problem: alias_moved, where `expect` is given and the alias points elsewhere or
+                nowhere.
+        """
+        ...
+
+    def answered_step(self, run: str, branch: str, step: int) -> AnsweredStep | None:
+        """The stored answer of a step, or None."""
+        ...
+
+    def head_after_step(self, run: str, branch: str, step: int) -> int | None:
+        """The head that was live after a step of a branch was answered, or None."""
+        ...
+
+    def commit_step(self, commit: StepCommit) -> None:
+        """Append the candidate, the answer, and advance the branch: one compare-and-swap.
+
+        The branch must stand at (step - 1, parent) and the candidate's number must be free. On the
+        run's current branch the aliases live, previous and candidate follow: `previous` changes
+        only when live does; `candidate` only when the step made one.
+
+        Raises:
+            Problem: align_conflict, where another commit came first; nothing is changed then.
+        """
+        ...
+
+    def open_branch(self, run: str, branch: Branch) -> None:
+        """Add a branch, make it the run's current one, and move `live` and `previous`.
+
+        Raises:
+            Problem: align_conflict, where a branch of that name exists.
+        """
+        ...
+
+
+class Blobs(Protocol):
+    """Immutable files, addressed by references that carry their hash."""
+
+    def put(self, key: str, data: bytes) -> BlobRef:
+        """Write a file so that it is whole and on disk, or not there at all.
+
+        Args:
+            key: relative, '/'-separated, made by the server from safe characters.
+
+        Raises:
+            Problem: storage_failed.
+        """
+        ...
+
+    def get(self, ref: BlobRef) -> bytes:
+        """Read a file and compare it with its hash.
+
+        Raises:
+            Problem: head_damaged (missing, cut off, altered) or storage_failed.
+        """
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove a file; one that is not there is fine."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneInfo:
+    """What the engine holds."""
+
+    model: str
+    fingerprint: str
+    hidden_size: int
+    max_length: int
+    dtype: str
+    device: str
+    deterministic: bool
+    chat_template: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A prompt and a response, formatted by the backbone's chat template or just joined."""
+
+    prompt: str
+    response: str
+    raw: bool = False
+
+
+TokenIds = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HeadKey:
+    """Names a version across runs, for caches: the hash of its weights and its ω."""
+
+    sha256: str
+    omega: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSource:
+    """A version that the engine can load when it does not hold it.
+
+    Attributes:
+        read: gives the safetensors bytes; called in a worker thread.
+    """
+
+    key: HeadKey
+    feedback: FeedbackSource
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One sample, checked and tokenized. `feedback` is None where the run takes none."""
+
+    token_ids: TokenIds
+    feedback: TensorValue | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Rewards of one sample: the head's, and the frozen RM's own."""
+
+    reward: float
+    vanilla_reward: float
+
+
+@dataclass(frozen=True, slots=True)
+class AlignGroup:
+    """The K items of one query; `preferred` holds the places of (winner, loser), if labelled."""
+
+    items: Sequence[Item]
+    preferred: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class AlignJob:
+    """One update, from the parent's weights.
+
+    Attributes:
+        optimizer: the parent's optimizer state, None at t = 0.
+        t: accepted updates behind the parent.
+        candidate_omega: what the candidate will score with: drift is measured at it.
+    """
+
+    parent: HeadSource
+    reference: HeadSource
+    optimizer: bytes | None
+    t: int
+    method: MethodSettings
+    candidate_omega: float
+    groups: Sequence[AlignGroup]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupResult:
+    """What became of one group: the label used, or why it was skipped.
+
+    Attributes:
+        skipped: None, or `equal` (all rewards equal), `too_few` (fewer than two samples),
+            `error` (a sample could not be used).
+        errors: by place in the group.
+    """
+
+    skipped: str | None
+    errors: Mapping[int, Problem]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What an align computed. Losses are means over the used groups, before the update.
+
+    Attributes:
+        weights, optimizer: the candidate's files; None where no group could be used.
+        finite: whether loss, gradient and candidate are.
+        candidate_rewards, reference_rewards: of the used groups' samples, at the candidate's ω.
+        sigma: mean over groups of the rewards' standard deviation (1/K).
+    """
+
+    groups: Sequence[GroupResult]
+    labelled: int
+    pseudo: int
+    gre_groups: int
+    bt: float | None
+    gre: float | None
+    kl: float | None
+    total: float | None
+    sigma: float | None
+    gradient_norm: float | None
+    finite: bool
+    weights: bytes | None
+    optimizer: bytes | None
+    candidate_rewards: Sequence[Sequence[float]]
+    reference_rewards: Sequence[Sequence[float]]
+
+
+class Engine(Protocol):
+    """The device: backbone, attention, head arithmetic."""
+
+    @property
+    def info(self) -> BackboneInfo:
+        """What it holds."""
+        ...
+
+    async def encode(self, texts: Sequence[Text]) -> list[TokenIds | Problem]:
+        """Token ids, or why a text has none (text_empty, text_invalid, text_too_long, …)."""
+        ...
+
+    async def score(self, head: HeadSource | None, items: Sequence[Item]) -> list[Scored | Problem]:
+        """Rewards by one version, or vanilla ones for None. One answer an item, in order."""
+        ...
+
+    async def align(self, job: AlignJob, progress: Callable[[int], None]) -> Update:
+        """One update; yields the device between groups. `progress` hears of groups done."""
+        ...
+
+    def first_head(
+        self, *, policy_width: int, feedback: FeedbackSource, method: MethodSettings
+    ) -> bytes:
+        """Version 0 as safetensors: W_o = 0, φ = the frozen RM's own head, ω(1)."""
+        ...

@@ -1,0 +1,160 @@
+"""What a client sent of samples: ids, texts and tensors, checked one by one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+
+from r2m.errors import Code, Problem
+from r2m.tensors import Bytes, TensorValue, decode_base64
+from r2m_service.application.contract import AlignRequest, ErrorOut, FeedbackIn, SampleIn
+from r2m_service.application.ports import Engine, Item, Text, TokenIds
+from r2m_service.domain.runs import Run
+
+
+def require_distinct(ids: Iterable[tuple[str, str]], *, what: str) -> None:
+    """Refuse a call in which two things carry one id.
+
+    Args:
+        ids: each with the place of its field.
+
+    Raises:
+        Problem: duplicate_id, at the second one.
+    """
+    seen: set[str] = set()
+    for one, field in ids:
+        if one in seen:
+            raise Problem(
+                Code.DUPLICATE_ID,
+                f"two {what} have the id {one[:80]!r}; ids are distinct",
+                field=field,
+            )
+        seen.add(one)
+
+
+async def items_of(
+    engine: Engine, run: Run | None, samples: Sequence[SampleIn]
+) -> list[Item | Problem]:
+    """Each sample checked and tokenized, or what is wrong with it."""
+    feedback: list[TensorValue | Problem | None] = []
+    for sample in samples:
+        try:
+            feedback.append(_feedback(run, sample.feedback))
+        except Problem as problem:
+            feedback.append(problem)
+    texts = [Text(one.prompt, one.response, raw=one.format == "raw") for one in samples]
+    encoded: list[TokenIds | Problem] = await engine.encode(texts)
+    found: list[Item | Problem] = []
+    for ids, value in zip(encoded, feedback, strict=True):
+        if isinstance(ids, Problem):
+            found.append(ids)
+        elif isinstance(value, Problem):
+            found.append(value)
+        else:
+            found.append(Item(ids, value))
+    return found
+
+
+def _feedback(run: Run | None, given: FeedbackIn | None) -> TensorValue | None:
+    """A sample's hidden states, as its run wants them.
+
+    Raises:
+        Problem: feedback_*, naming the field and what was expected.
+    """
+    if run is None or run.feedback != "policy":
+        if given is None:
+            return None
+        where = "vanilla scoring" if run is None else f"a run with feedback {run.feedback}"
+        raise Problem(Code.FEEDBACK_UNEXPECTED, f"{where} takes no hidden states", field="feedback")
+    policy = run.policy
+    if given is None:
+        raise Problem(
+            Code.FEEDBACK_MISSING,
+            f"run {run.name!r} attends to its policy's hidden states and this sample has none; "
+            f"[tokens, {policy.hidden_size}] was expected",
+            field="feedback",
+        )
+    value = TensorValue(given.dtype, tuple(given.shape), _bytes(given))
+    if len(value.shape) == 2 and value.shape[1] != policy.hidden_size:
+        raise Problem(
+            Code.FEEDBACK_WIDTH,
+            f"the hidden states are {value.shape[1]} wide, the run's policy is "
+            f"{policy.hidden_size}",
+            field="feedback.shape",
+        )
+    value.check()
+    if given.hidden_state is not None and given.hidden_state != policy.hidden_state:
+        raise Problem(
+            Code.FEEDBACK_CONVENTION,
+            f"the sample states {given.hidden_state}, the run {policy.hidden_state}",
+            field="feedback.hidden_state",
+        )
+    if given.last_token is not None and given.last_token != policy.last_token:
+        raise Problem(
+            Code.FEEDBACK_CONVENTION,
+            f"the sample states last_token {given.last_token}, the run {policy.last_token}",
+            field="feedback.last_token",
+        )
+    states = value.shape[0] + (0 if policy.last_token else 1)
+    if given.tokens is not None and given.tokens != states:
+        raise Problem(
+            Code.FEEDBACK_SHAPE,
+            f"{given.tokens} tokens are stated, the shape holds the states of {states}",
+            field="feedback.tokens",
+        )
+    return value
+
+
+def _bytes(given: FeedbackIn) -> Bytes:
+    if isinstance(given.data, str):
+        return decode_base64(given.data)
+    if isinstance(given.data, bytes | bytearray | memoryview):
+        return given.data
+    if given.data is None:
+        return b""
+    raise Problem(Code.FEEDBACK_ENCODING, "data is a base64 string", field="feedback.data")
+
+
+def error_out(problem: Problem) -> ErrorOut:
+    """A problem as it stands beside a sample."""
+    return ErrorOut(
+        code=problem.code.value,
+        message=problem.message,
+        retryable=problem.row.retryable,
+        field=problem.field,
+    )
+
+
+def content_hash(request: AlignRequest) -> str:
+    """SHA-256 of what an align asks for, whatever encoding it came in.
+
+    Over ids, texts, labels, stated conventions, dtypes, shapes and bytes; base64 is decoded first.
+    """
+    digest = hashlib.sha256()
+
+    def add(value: Bytes) -> None:
+        digest.update(len(value).to_bytes(8, "little"))
+        digest.update(value)
+
+    for group in request.groups:
+        add(json.dumps(["group", group.id, group.preferred or None, len(group.samples)]).encode())
+        for sample in group.samples:
+            given = sample.feedback
+            stated = None
+            if given is not None:
+                stated = [
+                    given.dtype,
+                    given.shape,
+                    given.hidden_state,
+                    given.last_token,
+                    given.tokens,
+                ]
+            text = [sample.id, sample.prompt, sample.response, sample.format or "chat", stated]
+            add(json.dumps(text).encode())
+            if given is not None:
+                try:
+                    add(_bytes(given))
+                except Problem:  # what cannot be decoded is refused later; it still has a hash
+                    add(repr(given.data).encode())
+    return digest.hexdigest()

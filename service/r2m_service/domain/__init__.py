@@ -1,0 +1,1 @@
+"""Runs, heads, branches, verdicts, samples: plain Python, no framework, no torch."""

@@ -1,0 +1,131 @@
+"""The gate: whether a candidate may become live, and the numbers behind the verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from r2m_service.domain.method import Gate
+
+Verdict = Literal["accepted", "rejected", "undecided", "skipped", "frozen"]
+Groups = Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A candidate's rewards beside the reference's, on the same samples at the same ω.
+
+    Attributes:
+        spread_ratio: candidate's within-group standard deviation over the reference's; None where
+            the reference sees no difference.
+        rank_correlation: Spearman's, of rewards less their group's mean; None where a side is flat.
+        samples: how many it rests on.
+    """
+
+    spread_ratio: float | None
+    rank_correlation: float | None
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict with its reason, in words for a person."""
+
+    verdict: Verdict
+    reason: str
+
+
+def measure_drift(candidate: Groups, reference: Groups) -> Drift:
+    """Compare rewards by group: what is common to a group never reaches an advantage."""
+    ours, theirs = _centred(candidate), _centred(reference)
+    assert len(ours) == len(theirs)
+    spread = _rms(theirs)
+    return Drift(
+        spread_ratio=_rms(ours) / spread if spread > 0 else None,
+        rank_correlation=spearman(ours, theirs),
+        samples=len(ours),
+    )
+
+
+def decide(gate: Gate, *, finite: bool, drift: Drift | None) -> Decision:
+    """Finite first, then drift; evidence that is missing never counts as passed.
+
+    Args:
+        gate: the run's.
+        finite: whether loss, gradient, weights and rewards of the candidate are.
+        drift: None where the gate asks for none.
+    """
+    if not finite:
+        return Decision("rejected", "the loss, the gradient or the candidate is not finite")
+    if not gate.checks_drift:
+        return Decision("accepted", "finite; the gate asks for nothing else")
+    if drift is None or drift.samples == 0:
+        return Decision("undecided", "no sample to measure drift on")
+    ratio, rho = _number(drift.spread_ratio), _number(drift.rank_correlation)
+    if gate.spread_min is not None or gate.spread_max is not None:
+        if ratio is None:
+            return Decision("undecided", "the reference's rewards are equal in every group")
+        if gate.spread_min is not None and ratio < gate.spread_min:
+            return Decision("rejected", f"spread ratio {ratio:.3g} is below {gate.spread_min:g}")
+        if gate.spread_max is not None and ratio > gate.spread_max:
+            return Decision("rejected", f"spread ratio {ratio:.3g} is above {gate.spread_max:g}")
+    if gate.rank_correlation_min is not None:
+        if rho is None:
+            return Decision("undecided", "too few distinct rewards for a rank correlation")
+        if rho < gate.rank_correlation_min:
+            return Decision(
+                "rejected", f"rank correlation {rho:.3f} is below {gate.rank_correlation_min:g}"
+            )
+    return Decision(
+        "accepted",
+        f"finite; spread ratio {_shown(ratio)}, rank correlation {_shown(rho)} "
+        f"on {drift.samples} samples",
+    )
+
+
+def spearman(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
+    """Rank correlation with ties at their mean rank; None where a side has no spread."""
+    if len(ours) < 2:
+        return None
+    a, b = _centred([_ranks(ours)]), _centred([_ranks(theirs)])
+    norm = math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+    if norm == 0:
+        return None
+    return max(-1.0, min(1.0, sum(x * y for x, y in zip(a, b, strict=True)) / norm))
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    order = sorted(range(len(values)), key=values.__getitem__)
+    ranks = [0.0] * len(values)
+    start = 0
+    while start < len(order):
+        end = start
+        while end + 1 < len(order) and values[order[end + 1]] == values[order[start]]:
+            end += 1
+        for place in range(start, end + 1):
+            ranks[order[place]] = (start + end) / 2
+        start = end + 1
+    return ranks
+
+
+def _centred(groups: Groups) -> list[float]:
+    found: list[float] = []
+    for rewards in groups:
+        mean = math.fsum(rewards) / len(rewards) if rewards else 0.0
+        found.extend(reward - mean for reward in rewards)
+    return found
+
+
+def _rms(values: Sequence[float]) -> float:
+    return math.sqrt(math.fsum(v * v for v in values) / len(values)) if values else 0.0
+
+
+def _number(value: float | None) -> float | None:
+    """NaN is no evidence: every comparison with it would pass."""
+    return None if value is None or math.isnan(value) else value
+
+
+def _shown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"

@@ -1,0 +1,217 @@
+"""The method settings of a run: profiles, defaults, and the checks that a number must pass.
+
+The dataclasses are validated from a client's JSON by the application (pydantic reads
+`__pydantic_config__`); a ValueError raised here becomes an `invalid_request` naming the key.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, TypeVar
+
+Profile = Literal["paper", "guarded"]
+OmegaKind = Literal["cosine", "constant", "ramp"]
+
+_T = TypeVar("_T")
+
+PAPER_WIDTH = 2048
+_STRICT = {"extra": "forbid"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Omega:
+    """ω, the weight of the reward token embedding in the fused reward (eq. 4).
+
+    Kinds: `cosine` (total_steps = T, floor = Ω), `constant` (value = Ω), `ramp` (steps, floor):
+    a straight line from 1 to the floor.
+    """
+
+    __pydantic_config__: ClassVar[Any] = _STRICT
+
+    kind: OmegaKind
+    value: float | None = None
+    total_steps: int | None = None
+    steps: int | None = None
+    floor: float | None = None
+
+    def __post_init__(self) -> None:
+        takes = {
+            "cosine": {"total_steps", "floor"},
+            "constant": {"value"},
+            "ramp": {"steps", "floor"},
+        }[self.kind]
+        for key in ("value", "total_steps", "steps", "floor"):
+            given = getattr(self, key)
+            if key in takes and given is None:
+                raise ValueError(f"omega of kind {self.kind} needs `{key}`")
+            if key not in takes and given is not None:
+                raise ValueError(f"omega of kind {self.kind} takes no `{key}`")
+        for key in ("value", "floor"):
+            given = getattr(self, key)
+            if given is not None and not 0 <= given <= 1:
+                raise ValueError(f"omega's `{key}` is between 0 and 1, got {given}")
+        for key in ("total_steps", "steps"):
+            given = getattr(self, key)
+            if given is not None and given < 1:
+                raise ValueError(f"omega's `{key}` is at least 1, got {given}")
+
+    def at(self, t: int) -> float:
+        """ω(t) after eq. 4, for t = 1, 2, …; version 0 carries ω(1)."""
+        if self.kind == "constant":
+            return _given(self.value)
+        floor = _given(self.floor)
+        if self.kind == "cosine":
+            # Past T the cosine would climb again; the schedule is over, so it stays at its floor.
+            phase = min(t / _given(self.total_steps), 1.0)
+            return max(0.5 * math.cos(math.pi * phase) + 0.5, floor)
+        return max(1.0 - (1.0 - floor) * t / _given(self.steps), floor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """What a candidate must pass to become live. Finiteness is always asked for.
+
+    Bounds of None switch that check off.
+    """
+
+    __pydantic_config__: ClassVar[Any] = _STRICT
+
+    spread_min: float | None = 0.5
+    spread_max: float | None = 2.0
+    rank_correlation_min: float | None = 0.8
+
+    def __post_init__(self) -> None:
+        for key in ("spread_min", "spread_max"):
+            given = getattr(self, key)
+            if given is not None and not (0 < given < math.inf):
+                raise ValueError(f"gate.{key} is a positive number or null, got {given}")
+        if (
+            self.spread_min is not None
+            and self.spread_max is not None
+            and self.spread_min >= self.spread_max
+        ):
+            raise ValueError("gate.spread_min is below gate.spread_max")
+        rho = self.rank_correlation_min
+        if rho is not None and not -1 <= rho <= 1:
+            raise ValueError(f"gate.rank_correlation_min is between -1 and 1, got {rho}")
+
+    @property
+    def checks_drift(self) -> bool:
+        """Whether anything beyond finiteness is asked for."""
+        return any(
+            bound is not None
+            for bound in (self.spread_min, self.spread_max, self.rank_correlation_min)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodSettings:
+    """All settings of a run's method, resolved: nothing is left to a default of a later version.
+
+    Attributes:
+        profile: where the defaults came from.
+        width: d, the inner width of the cross attention (paper: 2048, one head).
+        alpha: weight of GRE against BT (eq. 7).
+        learning_rate, weight_decay, max_grad_norm: AdamW; max_grad_norm null = no clipping.
+        omega: the schedule of ω.
+        kl_weight: weight of KL(p_ref ‖ p) per group; 0 = off.
+        labels: `pseudo` (the group's own best and worst, as in the paper) or `outside_first`
+            (an outside label where a group has one, pseudo otherwise).
+        gate: what a candidate must pass.
+        seed: of the cross attention's initialisation.
+    """
+
+    __pydantic_config__: ClassVar[Any] = _STRICT
+
+    profile: Profile
+    width: int
+    alpha: float
+    learning_rate: float
+    weight_decay: float
+    max_grad_norm: float | None
+    omega: Omega
+    kl_weight: float
+    labels: Literal["pseudo", "outside_first"]
+    gate: Gate = field(default_factory=Gate)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.width <= 65536:
+            raise ValueError(f"width is between 1 and 65536, got {self.width}")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha is between 0 and 1, got {self.alpha}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate is a positive number, got {self.learning_rate}")
+        for key in ("weight_decay", "kl_weight"):
+            given = getattr(self, key)
+            if not 0 <= given < math.inf:
+                raise ValueError(f"{key} is a number of at least 0, got {given}")
+        if self.max_grad_norm is not None and not 0 < self.max_grad_norm < math.inf:
+            raise ValueError(
+                f"max_grad_norm is a positive number, or null to switch clipping off, "
+                f"got {self.max_grad_norm}"
+            )
+        if not 0 <= self.seed < 2**53:  # a protobuf Struct carries it as a double
+            raise ValueError(f"seed is between 0 and 2**53 - 1, got {self.seed}")
+
+
+def with_defaults(given: Mapping[str, Any], *, state_width: int, attends: bool) -> dict[str, Any]:
+    """A client's `method` completed from its profile.
+
+    Args:
+        given: the client's keys, unchecked.
+        state_width: width of the states attended to (D_p, or D_rm where there are none of the
+            policy's): the guarded learning rate depends on it.
+        attends: False for `feedback: none`, whose reward has no fused part: ω is 1.
+
+    Raises:
+        ValueError: for an unknown profile, or the paper's profile without its T.
+    """
+    profile = given.get("profile", "guarded")
+    width = given.get("width", PAPER_WIDTH)
+    if profile == "paper":
+        defaults: dict[str, Any] = {
+            "alpha": 0.3,
+            "learning_rate": 1e-6,
+            # The paper names AdamW and no decay; this is AdamW's own default.
+            "weight_decay": 0.01,
+            "max_grad_norm": None,
+            "kl_weight": 0.0,
+            "labels": "pseudo",
+            "gate": {"spread_min": None, "spread_max": None, "rank_correlation_min": None},
+        }
+        if attends and "omega" not in given:
+            raise ValueError(
+                "profile paper needs its number of rounds T: give "
+                '`"omega": {"kind": "cosine", "total_steps": T, "floor": 0.6}`'
+            )
+    elif profile == "guarded":
+        sized = isinstance(width, int | float) and width > 0
+        defaults = {
+            "alpha": 0.3,
+            # Adam's movement of u grows with sqrt(D_p d): one number for all sizes.
+            "learning_rate": 0.04 / math.sqrt(state_width * width) if sized else 1e-4,
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+            "omega": {"kind": "constant", "value": 0.6},
+            "kl_weight": 1.0,
+            "labels": "outside_first",
+            "gate": {},
+        }
+    else:
+        raise ValueError(f"profile is paper or guarded, got {profile!r}")
+    if not attends:
+        if "omega" in given:
+            raise ValueError("a run with feedback none has no attention: it takes no omega")
+        defaults["omega"] = {"kind": "constant", "value": 1.0}
+    gate = given.get("gate")
+    if isinstance(gate, Mapping):
+        given = {**given, "gate": {**defaults["gate"], **gate}}
+    return {**defaults, "width": width, "seed": 0, **given, "profile": profile}
+
+
+def _given(value: _T | None) -> _T:
+    assert value is not None  # __post_init__ saw to it
+    return value

@@ -1,0 +1,182 @@
+"""Runs, branches, heads and the steps that were answered: what the registry keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from r2m.errors import Code, Problem
+from r2m_service.domain.method import MethodSettings
+
+FeedbackSource = Literal["policy", "backbone", "none"]
+Convention = Literal["post_norm", "pre_norm"]
+
+LIVE, PREVIOUS, CANDIDATE, REFERENCE = "live", "previous", "candidate", "reference"
+SERVER_ALIASES = frozenset({LIVE, PREVIOUS, CANDIDATE})
+FIRST_BRANCH = "main"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The policy whose hidden states a run attends to.
+
+    Attributes:
+        hidden_size: D_p.
+        hidden_state: taken after the final norm (Hugging Face) or before it (vLLM).
+        last_token: whether the last token's state is among them.
+    """
+
+    hidden_size: int
+    hidden_state: Convention = "post_norm"
+    last_token: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One RL training run of one policy. `key` names its blobs: never a client's string."""
+
+    name: str
+    key: str
+    fingerprint: str
+    policy: Policy
+    feedback: FeedbackSource
+    method: MethodSettings
+    created_at: datetime
+    archived: bool = False
+
+    def require_open(self, fingerprint: str) -> None:
+        """Refuse everything but reading where the run cannot go on here.
+
+        Raises:
+            Problem: run_archived or backbone_mismatch.
+        """
+        if self.archived:
+            raise Problem(Code.RUN_ARCHIVED, f"run {self.name!r} was archived: it is read-only")
+        if self.fingerprint != fingerprint:
+            raise Problem(
+                Code.BACKBONE_MISMATCH,
+                f"run {self.name!r} was made on backbone {self.fingerprint[:12]}, this server "
+                f"holds {fingerprint[:12]}: it can only be read here",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A line of steps. `step` is the last one answered, `live` the head after it."""
+
+    name: str
+    live: int
+    step: int
+    origin_branch: str | None = None
+    origin_head: int | None = None
+    origin_step: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRef:
+    """A stored file: its key below the blob store's root, its SHA-256, its size in bytes."""
+
+    key: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A version: immutable, one parent. `omega` is what it scores with, after `t` updates."""
+
+    number: int
+    parent: int | None
+    branch: str
+    step: int
+    t: int
+    omega: float
+    reference: int
+    accepted: bool
+    verdict: str
+    reason: str
+    metrics: Mapping[str, Any]
+    created_at: datetime
+    weights: BlobRef
+    optimizer: BlobRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """A run as it stands: one consistent read."""
+
+    run: Run
+    current: str
+    branches: Mapping[str, Branch]
+    aliases: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    def branch(self, name: str | None) -> Branch:
+        """The named branch, or the current one.
+
+        Raises:
+            Problem: unknown_branch.
+        """
+        found = self.branches.get(name or self.current)
+        if found is None:
+            raise Problem(
+                Code.UNKNOWN_BRANCH,
+                f"run {self.run.name!r} has no branch {name!r}; it has "
+                f"{', '.join(sorted(self.branches))}",
+                field="branch",
+            )
+        return found
+
+    def head_number(self, named: int | str | None) -> int:
+        """The number behind `live` (the default), an alias, or a number.
+
+        Raises:
+            Problem: unknown_alias.
+        """
+        if named is None or named == "":
+            named = LIVE
+        if isinstance(named, int):
+            return named
+        if named.isascii() and named.isdigit() and len(named) < 10:
+            return int(named)
+        number = self.aliases.get(named)
+        if number is None:
+            raise Problem(
+                Code.UNKNOWN_ALIAS,
+                f"run {self.run.name!r} has no alias {named!r}; it has "
+                f"{', '.join(sorted(self.aliases))}",
+                field="head",
+            )
+        return number
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredStep:
+    """The first answer to (run, branch, step), and the hash of what was asked."""
+
+    content_hash: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepCommit:
+    """What one align changes, all or nothing.
+
+    Attributes:
+        parent: the branch's live head this was computed from: compared before the swap.
+        live: the branch's live head afterwards.
+        candidate: the new version, or None where the step made none.
+        answer: the JSON that every retry gets.
+    """
+
+    run: str
+    branch: str
+    step: int
+    parent: int
+    live: int
+    candidate: Head | None
+    content_hash: str
+    answer: str
+    at: datetime

@@ -1,0 +1,1 @@
+"""The device behind the engine port: one worker thread, batches, the RTE cache."""

@@ -1,0 +1,260 @@
+"""One update as a chain of device turns, each at most one group's work.
+
+1. every group: RTEs, c and j under the parent's weights, c under the reference's;
+2. once: labels, loss, gradient, optimizer step;
+3. every group, where the gate asks for drift: c under the candidate's weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from r2m.errors import Code, Problem
+from r2m_service.application.ports import AlignGroup, AlignJob, GroupResult, Item, Update
+from r2m_service.engine.embedding import Embedder
+from r2m_service.engine.pooling import pool_item
+from r2m_service.modeling.attention import Pooled
+from r2m_service.modeling.backbone import Encoded
+from r2m_service.modeling.head import Head, Parts
+from r2m_service.modeling.loss import GroupRewards, Loss, loss_of_groups, sigma
+from r2m_service.modeling.update import Moments, Step, adamw_step, gradients
+
+
+@dataclass(slots=True)
+class _Group:
+    """What is kept of a group between turns: never its states."""
+
+    items: Sequence[Item]
+    preferred: tuple[int, int] | None
+    rte_KR: Tensor
+    c_KP: Tensor | None
+    j_KP: Tensor | None
+    parts: Parts
+    reference: Parts
+    candidate: Parts | None = None
+
+
+class Aligner:
+    """Computes one align. Call the turns in order, each on the device thread.
+
+    Args:
+        parent: the weights to update.
+        reference: the weights that the KL pull and drift are measured against.
+        one_by_one: deterministic mode: no product over more than one sample's query.
+    """
+
+    def __init__(
+        self,
+        job: AlignJob,
+        *,
+        parent: Head,
+        reference: Head,
+        embedder: Embedder,
+        device: torch.device,
+        one_by_one: bool,
+    ) -> None:
+        self._job = job
+        self._parent = parent
+        self._reference = reference
+        self._embedder = embedder
+        self._device = device
+        self._one_by_one = one_by_one
+        self._omega = job.parent.key.omega
+        self._results: list[GroupResult] = []
+        self._used: list[_Group] = []
+        self._loss: Loss | None = None
+        self._step: Step | None = None
+        self._candidate: Head | None = None
+        self._overflowed = False
+
+    def turns(self) -> Iterator[Callable[[], bool]]:
+        """The turns; each tells whether it finished a group's first pass."""
+        for group in self._job.groups:
+            yield lambda group=group: self._measure(group)
+        yield self._update
+        if self._candidate is not None and self._job.method.gate.checks_drift:
+            for used in self._used:
+                yield lambda used=used: self._measure_candidate(used)
+
+    @torch.no_grad()
+    def _measure(self, group: AlignGroup) -> bool:
+        skipped, errors = None, dict[int, Problem]()
+        if len(group.items) < 2:
+            skipped = "too_few"
+        else:
+            made = self._group(group, errors)
+            if made is None:
+                skipped = "error"
+            elif not self._rewards(made).has_label:
+                skipped = "equal"
+            else:
+                self._used.append(made)
+        self._results.append(GroupResult(skipped, errors))
+        return True
+
+    def _group(self, group: AlignGroup, errors: dict[int, Problem]) -> _Group | None:
+        encoded = self._encoded(group.items)
+        rte_KR = torch.stack([one.rte_R for one in encoded])
+        c_KP = j_KP = None
+        if self._parent.attends:
+            assert self._parent.v_P is not None
+            z_P = (1.0 - self._omega) * self._parent.v_P
+            pooled = self._pool(self._parent, group.items, encoded, rte_KR, z_P, errors)
+            if errors:
+                return None
+            c_KP = torch.stack([one.c_P for one in pooled])
+            j_KP = torch.stack([one.j_P for one in pooled if one.j_P is not None])
+        parts = self._parent.parts(rte_KR, c_KP)
+        reference: Parts | None = parts
+        if self._reference is not self._parent:
+            reference = self._parts(self._reference, group.items, encoded, rte_KR, errors)
+        for place, reward in enumerate(parts.rewards(self._omega).tolist()):
+            if not math.isfinite(reward):
+                errors[place] = Problem(
+                    Code.REWARD_NOT_FINITE, f"the reward of this sample is {reward}"
+                )
+        if errors or reference is None:
+            return None
+        return _Group(group.items, group.preferred, rte_KR, c_KP, j_KP, parts, reference)
+
+    def _parts(
+        self,
+        head: Head,
+        items: Sequence[Item],
+        encoded: Sequence[Encoded],
+        rte_KR: Tensor,
+        errors: dict[int, Problem],
+    ) -> Parts | None:
+        """Rewards of a group by weights that are only asked, not trained."""
+        if head.blind:
+            return head.parts(rte_KR, None)
+        pooled = self._pool(head, items, encoded, rte_KR, None, errors)
+        return None if errors else head.parts(rte_KR, torch.stack([one.c_P for one in pooled]))
+
+    def _pool(
+        self,
+        head: Head,
+        items: Sequence[Item],
+        encoded: Sequence[Encoded],
+        rte_KR: Tensor,
+        z_P: Tensor | None,
+        errors: dict[int, Problem],
+    ) -> list[Pooled]:
+        queries_KP = self._queries(head, rte_KR)
+        found: list[Pooled] = []
+        for place, item in enumerate(items):
+            try:
+                found.append(pool_item(item, encoded[place], queries_KP[place], z_P))
+            except Problem as problem:
+                errors[place] = problem
+        return found
+
+    def _encoded(self, items: Sequence[Item]) -> list[Encoded]:
+        states = self._parent.attends and any(item.feedback is None for item in items)
+        return self._embedder.embed([item.token_ids for item in items], states=states)
+
+    def _queries(self, head: Head, rte_KR: Tensor) -> Tensor:
+        if self._one_by_one:
+            return torch.cat([head.queries(rte_R[None]) for rte_R in rte_KR])
+        return head.queries(rte_KR)
+
+    def _rewards(self, group: _Group) -> GroupRewards:
+        """The group as the loss takes it: parent and reference at the ω in training."""
+        return GroupRewards(
+            r_K=group.parts.rewards(self._omega),
+            reference_K=group.reference.rewards(self._omega),
+            preferred=group.preferred,
+        )
+
+    @torch.no_grad()
+    def _update(self) -> bool:
+        if not self._used:
+            return False
+        job, method = self._job, self._job.method
+        with torch.enable_grad():
+            self._loss = loss_of_groups(
+                [self._rewards(group) for group in self._used],
+                alpha=method.alpha,
+                kl_weight=method.kl_weight,
+            )
+        rte_NR = torch.cat([group.rte_KR for group in self._used])
+        gradient = gradients(
+            self._parent,
+            omega=self._omega,
+            g_N=self._loss.gradient_N.to(self._device),
+            rte_NR=rte_NR,
+            c_NP=_cat([group.c_KP for group in self._used]),
+            j_NP=_cat([group.j_KP for group in self._used]),
+        )
+        moments = (
+            Moments.zeros(self._parent)
+            if job.optimizer is None
+            else Moments.from_bytes(job.optimizer, self._device)
+        )
+        self._step = adamw_step(
+            self._parent,
+            gradient,
+            moments,
+            learning_rate=method.learning_rate,
+            weight_decay=method.weight_decay,
+            max_grad_norm=method.max_grad_norm,
+        )
+        metadata = {**self._parent.metadata, "omega": job.candidate_omega, "t": job.t + 1}
+        self._candidate = Head(self._step.tensors, metadata)
+        return False
+
+    @torch.no_grad()
+    def _measure_candidate(self, group: _Group) -> bool:
+        assert self._candidate is not None
+        encoded = self._encoded(group.items)
+        errors = dict[int, Problem]()
+        group.candidate = self._parts(self._candidate, group.items, encoded, group.rte_KR, errors)
+        self._overflowed |= bool(errors)
+        return False
+
+    def result(self) -> Update:
+        """What the turns came to."""
+        labelled = sum(group.preferred is not None for group in self._used)
+        loss, step = self._loss, self._step
+        sigmas = [float(sigma(self._rewards(group).r_K.double())) for group in self._used]
+        omega = self._job.candidate_omega
+        measured = [
+            (group.candidate.rewards(omega).tolist(), group.reference.rewards(omega).tolist())
+            for group in self._used
+            if group.candidate is not None
+        ]
+        finite = (
+            not self._overflowed
+            and step is not None
+            and step.finite
+            and loss is not None
+            and math.isfinite(loss.total)
+            and all(math.isfinite(r) for pair in measured for rewards in pair for r in rewards)
+        )
+        return Update(
+            groups=self._results,
+            labelled=labelled,
+            pseudo=len(self._used) - labelled,
+            gre_groups=loss.gre_groups if loss else 0,
+            bt=loss.bt if loss else None,
+            gre=loss.gre if loss else None,
+            kl=loss.kl if loss else None,
+            total=loss.total if loss else None,
+            sigma=sum(sigmas) / len(sigmas) if sigmas else None,
+            gradient_norm=step.gradient_norm if step else None,
+            finite=finite,
+            weights=self._candidate.to_bytes() if self._candidate else None,
+            optimizer=step.moments.to_bytes() if step else None,
+            candidate_rewards=[candidate for candidate, _ in measured],
+            reference_rewards=[reference for _, reference in measured],
+        )
+
+
+def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.cat(present) if present else None

@@ -1,0 +1,72 @@
+"""RTEs (and token states, where a run attends to them) through the cache, on the device thread."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from r2m_service.application.ports import TokenIds
+from r2m_service.engine.cache import BytesCache
+from r2m_service.modeling.backbone import Backbone, Encoded
+
+
+class Embedder:
+    """Computes each distinct text once; the backbone is frozen, so an embedding never goes stale.
+
+    Args:
+        cache_bytes: what the cache may hold.
+        token_budget: padded tokens of one forward pass.
+        one_by_one: deterministic mode: every text alone and unpadded.
+    """
+
+    def __init__(
+        self, backbone: Backbone, *, cache_bytes: int, token_budget: int, one_by_one: bool
+    ) -> None:
+        self._backbone = backbone
+        self._token_budget = token_budget
+        self._one_by_one = one_by_one
+        self.cache: BytesCache[bytes, Encoded] = BytesCache(cache_bytes)
+
+    def embed(self, texts: Sequence[TokenIds], *, states: bool) -> list[Encoded]:
+        """One embedding a text, in order; `states`: with all tokens' states."""
+        keys = [_key(ids) for ids in texts]
+        found: dict[bytes, Encoded] = {}
+        missing: dict[bytes, TokenIds] = {}
+        for key, ids in zip(keys, texts, strict=True):
+            if key in found or key in missing:
+                continue
+            known = self.cache.get(key)
+            if known is not None and (known.states_SR is not None or not states):
+                found[key] = known
+            else:
+                missing[key] = ids
+        for batch in self._batches(missing):
+            encoded = self._backbone.encode([missing[key] for key in batch], states=states)
+            for key, one in zip(batch, encoded, strict=True):
+                found[key] = one
+                self.cache.put(key, one, _size(one))
+        return [found[key] for key in keys]
+
+    def _batches(self, missing: dict[bytes, TokenIds]) -> list[list[bytes]]:
+        """Texts of like length together, so that padding stays small."""
+        if self._one_by_one:
+            return [[key] for key in missing]
+        batches: list[list[bytes]] = []
+        longest = 0
+        for key in sorted(missing, key=lambda one: len(missing[one]), reverse=True):
+            if not batches or longest * (len(batches[-1]) + 1) > self._token_budget:
+                batches.append([])
+                longest = len(missing[key])
+            batches[-1].append(key)
+        return batches
+
+
+def _key(ids: TokenIds) -> bytes:
+    return hashlib.blake2b(np.asarray(ids, dtype=np.int32).tobytes(), digest_size=16).digest()
+
+
+def _size(encoded: Encoded) -> int:
+    size = encoded.rte_R.nbytes
+    return size if encoded.states_SR is None else size + encoded.states_SR.nbytes

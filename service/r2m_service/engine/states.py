@@ -1,0 +1,46 @@
+"""Client bytes become torch tensors: no copy where the buffer allows it, nothing executed."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from r2m.errors import Code, Problem
+from r2m.tensors import TensorValue
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def states_tensor(value: TensorValue, device: torch.device) -> Tensor:
+    """h_SP of a checked value, on a device."""
+    with warnings.catch_warnings():
+        # The buffer is the request's and read-only; the tensor is only ever read.
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        flat = torch.frombuffer(value.data, dtype=DTYPES[value.dtype])
+    return flat.reshape(value.shape).to(device)
+
+
+def require_finite(c_P: Tensor, h_SP: Tensor) -> None:
+    """Refuse states that hold NaN or infinity.
+
+    A non-finite number anywhere in h makes c non-finite, so h is only searched when c is.
+
+    Raises:
+        Problem: feedback_not_finite, or reward_not_finite where finite states overflowed.
+    """
+    if bool(torch.isfinite(c_P).all()):
+        return
+    bad = torch.nonzero(~torch.isfinite(h_SP))
+    if len(bad):
+        token, place = (int(n) for n in bad[0])
+        raise Problem(
+            Code.FEEDBACK_NOT_FINITE,
+            f"{len(bad)} of {h_SP.numel()} numbers are NaN or infinite, first at token {token}, "
+            f"place {place}; finite numbers are needed",
+            field="feedback.data",
+        )
+    raise Problem(
+        Code.REWARD_NOT_FINITE, "the attention over these hidden states overflows float32"
+    )

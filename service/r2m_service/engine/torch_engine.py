@@ -1,0 +1,263 @@
+"""The engine port on torch: scoring batches and one align at a time, on one device thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+import torch
+
+from r2m.errors import Code, Problem
+from r2m_service.application.ports import (
+    AlignJob,
+    BackboneInfo,
+    HeadKey,
+    HeadSource,
+    Item,
+    Scored,
+    Text,
+    TokenIds,
+    Update,
+)
+from r2m_service.domain.method import MethodSettings
+from r2m_service.domain.runs import FeedbackSource
+from r2m_service.engine.align import Aligner
+from r2m_service.engine.cache import BytesCache
+from r2m_service.engine.embedding import Embedder
+from r2m_service.engine.pooling import pool_item
+from r2m_service.engine.worker import DeviceWorker
+from r2m_service.modeling.backbone import Backbone
+from r2m_service.modeling.head import Head, first_head
+from r2m_service.modeling.text import TextError, TextFault
+
+TEXT_CODES = {
+    TextFault.EMPTY: Code.TEXT_EMPTY,
+    TextFault.INVALID: Code.TEXT_INVALID,
+    TextFault.TOO_LONG: Code.TEXT_TOO_LONG,
+    TextFault.NO_TEMPLATE: Code.NO_CHAT_TEMPLATE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """What the engine may use.
+
+    Attributes:
+        token_budget: padded tokens of one forward pass.
+        batch_items: samples of one batch.
+        cache_bytes: of reward token embeddings (and token states).
+        head_cache_bytes: of loaded heads.
+    """
+
+    token_budget: int = 16384
+    batch_items: int = 256
+    cache_bytes: int = 1 << 30
+    head_cache_bytes: int = 2 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class _ScoreWork:
+    head: Head | None
+    omega: float
+    attends_to_backbone: bool
+    item: Item
+
+
+class TorchEngine:
+    """Implements `application.ports.Engine`.
+
+    Args:
+        deterministic: every text alone and unpadded, every product of one sample, so that a
+            reward is the same bit for bit in whatever batch it came.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        limits: EngineLimits | None = None,
+        deterministic: bool = False,
+    ) -> None:
+        limits = limits or EngineLimits()
+        self._backbone = backbone
+        self._deterministic = deterministic
+        self._embedder = Embedder(
+            backbone,
+            cache_bytes=limits.cache_bytes,
+            token_budget=limits.token_budget,
+            one_by_one=deterministic,
+        )
+        self._heads: BytesCache[HeadKey, Head] = BytesCache(limits.head_cache_bytes)
+        self._loading: dict[HeadKey, asyncio.Task[Head]] = {}
+        self._worker: DeviceWorker[_ScoreWork, Scored | Problem] = DeviceWorker(
+            self._score_batch, budget=limits.token_budget, most=limits.batch_items
+        )
+        # Tokenizers are not thread-safe; one thread keeps them off the event loop.
+        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="r2m-tokenize")
+        self._info = BackboneInfo(
+            model=backbone.name,
+            fingerprint=backbone.fingerprint,
+            hidden_size=backbone.width_R,
+            max_length=backbone.text.max_length,
+            dtype=str(backbone.dtype).removeprefix("torch."),
+            device=str(backbone.device),
+            deterministic=deterministic,
+            chat_template=backbone.text.has_template,
+        )
+
+    @property
+    def info(self) -> BackboneInfo:
+        """What it holds."""
+        return self._info
+
+    @property
+    def alive(self) -> bool:
+        """Whether the device thread works."""
+        return self._worker.alive
+
+    def start(self) -> None:
+        """Start the device thread."""
+        self._worker.start()
+
+    def stop(self) -> None:
+        """Finish the work at hand, fail what waits."""
+        self._worker.stop()
+        self._tokenizing.shutdown(cancel_futures=True)
+
+    async def encode(self, texts: Sequence[Text]) -> list[TokenIds | Problem]:
+        """Token ids, or why a text has none, for each."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._tokenizing, self._encode_now, list(texts))
+
+    def _encode_now(self, texts: Sequence[Text]) -> list[TokenIds | Problem]:
+        found: list[TokenIds | Problem] = []
+        for text in texts:
+            try:
+                found.append(self._backbone.text.encode(text.prompt, text.response, raw=text.raw))
+            except TextError as error:
+                found.append(Problem(TEXT_CODES[error.fault], str(error)))
+        return found
+
+    async def score(self, head: HeadSource | None, items: Sequence[Item]) -> list[Scored | Problem]:
+        """Rewards by one version, or vanilla ones for None, in order."""
+        if not items:
+            return []
+        loaded = await self.load(head) if head else None
+        work = [
+            (
+                _ScoreWork(
+                    head=loaded,
+                    omega=head.key.omega if head else 1.0,
+                    attends_to_backbone=head is not None and head.feedback == "backbone",
+                    item=item,
+                ),
+                len(item.token_ids),
+            )
+            for item in items
+        ]
+        return await self._worker.submit(work)
+
+    async def align(self, job: AlignJob, progress: Callable[[int], None]) -> Update:
+        """One update; the device is given up between groups."""
+        aligner = Aligner(
+            job,
+            parent=await self.load(job.parent),
+            reference=await self.load(job.reference),
+            embedder=self._embedder,
+            device=self._backbone.device,
+            one_by_one=self._deterministic,
+        )
+        done = 0
+        for turn in aligner.turns():
+            if await self._worker.turn(turn):
+                done += 1
+                progress(done)
+        return aligner.result()
+
+    def first_head(
+        self, *, policy_width: int, feedback: FeedbackSource, method: MethodSettings
+    ) -> bytes:
+        """Version 0 as safetensors."""
+        return first_head(
+            weight_R=self._backbone.weight_R,
+            bias=self._backbone.bias,
+            width_P=policy_width,
+            inner=method.width,
+            seed=method.seed,
+            attends=feedback != "none",
+            metadata={
+                "format": "r2m-head-1",
+                "fingerprint": self._backbone.fingerprint,
+                "feedback": feedback,
+                "method": asdict(method),
+                "omega": method.omega.at(1),
+                "t": 0,
+            },
+        ).to_bytes()
+
+    async def load(self, source: HeadSource) -> Head:
+        """The head of a source, from the cache or read in a worker thread, once for all callers."""
+        held = self._heads.get(source.key)
+        if held is not None:
+            return held
+        task = self._loading.get(source.key)
+        if task is None:
+            task = asyncio.ensure_future(self._load(source))
+            self._loading[source.key] = task
+            task.add_done_callback(lambda _: self._loading.pop(source.key, None))
+        # Shielded: one caller who leaves must not take the head from the others.
+        return await asyncio.shield(task)
+
+    async def _load(self, source: HeadSource) -> Head:
+        def read() -> Head:
+            return Head.from_bytes(source.read()).to(self._backbone.device)
+
+        head = await asyncio.to_thread(read)
+        self._heads.put(source.key, head, sum(t.nbytes for t in head.tensors.values()))
+        return head
+
+    # ------------------------------------------------------------ on the device thread
+
+    @torch.inference_mode()
+    def _score_batch(self, batch: Sequence[_ScoreWork]) -> list[Scored | Problem]:
+        encoded = self._embedder.embed(
+            [work.item.token_ids for work in batch],
+            states=any(work.attends_to_backbone for work in batch),
+        )
+        found: list[Scored | Problem] = [Problem(Code.COMPUTE_FAILED, "not scored")] * len(batch)
+        for places in self._by_head(batch):
+            head = batch[places[0]].head
+            rte_NR = torch.stack([encoded[place].rte_R for place in places])
+            vanilla_N = self._backbone.vanilla(rte_NR)
+            queries_NP = head.queries(rte_NR) if head is not None and head.attends else None
+            for row, place in enumerate(places):
+                work, rte_R = batch[place], rte_NR[row]
+                reward = vanilla_N[row]
+                try:
+                    if head is not None:
+                        c_NP = None
+                        if queries_NP is not None:
+                            pooled = pool_item(work.item, encoded[place], queries_NP[row])
+                            c_NP = pooled.c_P[None]
+                        reward = head.parts(rte_R[None], c_NP).rewards(work.omega)[0]
+                    found[place] = _scored(float(reward), float(vanilla_N[row]))
+                except Problem as problem:
+                    found[place] = problem
+        return found
+
+    def _by_head(self, batch: Sequence[_ScoreWork]) -> list[list[int]]:
+        if self._deterministic:
+            return [[place] for place in range(len(batch))]
+        groups: dict[int, list[int]] = {}
+        for place, work in enumerate(batch):
+            groups.setdefault(id(work.head), []).append(place)
+        return list(groups.values())
+
+
+def _scored(reward: float, vanilla: float) -> Scored | Problem:
+    for name, value in (("reward", reward), ("vanilla reward", vanilla)):
+        if value - value != 0.0:  # NaN and infinities are the numbers whose difference is not 0
+            return Problem(Code.REWARD_NOT_FINITE, f"the {name} of this sample is {value}")
+    return Scored(reward, vanilla)

@@ -1,0 +1,213 @@
+"""One thread that owns the device.
+
+It takes a batch of scoring work when it is ready for one: no timer, so an idle server adds no
+wait and a busy one grows its batches. Longer work (align) comes as a chain of small turns; between
+two of them waiting scores go first, and after each batch one turn goes on, so neither starves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from r2m.errors import Code, Problem
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+Value = TypeVar("Value")
+
+
+@dataclass(slots=True)
+class _Entry(Generic[Work, Result]):
+    work: Work
+    cost: int
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Result]
+
+
+@dataclass(slots=True)
+class _Turn:
+    function: Callable[[], Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+
+
+class DeviceWorker(Generic[Work, Result]):
+    """Runs batches and turns, one at a time, in its own thread.
+
+    Args:
+        run_batch: gives one result for each work of a batch. An exception fails that batch only.
+        budget: a batch costs its longest item times its count (padding); it stays within this,
+            but for a single item that is larger by itself.
+        most: items a batch.
+    """
+
+    def __init__(
+        self, run_batch: Callable[[Sequence[Work]], Sequence[Result]], *, budget: int, most: int
+    ) -> None:
+        self._run_batch = run_batch
+        self._budget = budget
+        self._most = most
+        self._entries: deque[_Entry[Work, Result]] = deque()
+        self._turns: deque[_Turn] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="r2m-device", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether work can be expected to finish."""
+        return self._thread.is_alive() and not self._stopping
+
+    def stop(self) -> None:
+        """Finish the batch or turn at hand, fail what waits, end the thread."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._fail_waiting()
+
+    async def submit(self, work: Sequence[tuple[Work, int]]) -> list[Result | Problem]:
+        """Queue items with their costs; a result or its batch's problem for each, in order."""
+        loop = asyncio.get_running_loop()
+        entries = [_Entry(one, cost, loop, loop.create_future()) for one, cost in work]
+        with self._wake:
+            self._require_alive()
+            self._entries.extend(entries)
+            self._wake.notify()
+        try:
+            outcomes = await asyncio.gather(
+                *(entry.future for entry in entries), return_exceptions=True
+            )
+        finally:
+            for entry in entries:
+                entry.future.cancel()  # whoever waited has gone: the thread drops it
+        found: list[Result | Problem] = []
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, Problem):
+                raise outcome
+            found.append(outcome)
+        return found
+
+    async def turn(self, function: Callable[[], Value]) -> Value:
+        """Run one short function on the device, after at most one batch of scores.
+
+        Raises:
+            Problem: as the function raises, or compute_failed.
+        """
+        loop = asyncio.get_running_loop()
+        turn = _Turn(function, loop, loop.create_future())
+        with self._wake:
+            self._require_alive()
+            self._turns.append(turn)
+            self._wake.notify()
+        return await turn.future
+
+    def _require_alive(self) -> None:
+        if self._stopping or not self._thread.is_alive():
+            raise Problem(Code.NOT_READY, "the device worker is not running")
+
+    def _loop(self) -> None:
+        while True:
+            with self._wake:
+                while not (self._entries or self._turns or self._stopping):
+                    self._wake.wait()
+                if self._stopping:
+                    return
+                batch = self._take()
+                turn = None if batch else (self._turns.popleft() if self._turns else None)
+            if batch:
+                self._do_batch(batch)
+                with self._wake:
+                    turn = self._turns.popleft() if self._turns else None
+            if turn is not None:
+                _settle(turn.loop, turn.future, turn.function)
+
+    def _take(self) -> list[_Entry[Work, Result]]:
+        """The next batch in order of arrival, within the budget; callers who left are dropped."""
+        batch: list[_Entry[Work, Result]] = []
+        longest = 0
+        while self._entries and len(batch) < self._most:
+            entry = self._entries[0]
+            if entry.future.cancelled():
+                self._entries.popleft()
+                continue
+            longest = max(longest, entry.cost)
+            if batch and longest * (len(batch) + 1) > self._budget:
+                break
+            batch.append(self._entries.popleft())
+        return batch
+
+    def _do_batch(self, batch: Sequence[_Entry[Work, Result]]) -> None:
+        try:
+            results = self._run_batch([entry.work for entry in batch])
+        except Exception as error:
+            problem = as_problem(error)
+            for entry in batch:
+                _set(entry.loop, entry.future, error=problem)
+            return
+        for entry, result in zip(batch, results, strict=True):
+            _set(entry.loop, entry.future, result)
+
+    def _fail_waiting(self) -> None:
+        gone = Problem(Code.NOT_READY, "the server is shutting down")
+        for entry in self._entries:
+            _set(entry.loop, entry.future, error=gone)
+        for turn in self._turns:
+            _set(turn.loop, turn.future, error=gone)
+        self._entries.clear()
+        self._turns.clear()
+
+
+def as_problem(error: Exception) -> Problem:
+    """What the device did not manage, as a row of the error table."""
+    if isinstance(error, Problem):
+        return error
+    problem = Problem(
+        Code.COMPUTE_FAILED, f"the device failed on this batch ({type(error).__name__}: {error})"
+    )
+    problem.__cause__ = error
+    return problem
+
+
+def _settle(
+    loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], function: Callable[[], Any]
+) -> None:
+    if future.cancelled():
+        return
+    try:
+        result = function()
+    except Exception as error:
+        _set(loop, future, error=as_problem(error))
+    else:
+        _set(loop, future, result)
+
+
+def _set(
+    loop: asyncio.AbstractEventLoop,
+    future: asyncio.Future[Any],
+    result: Any = None,
+    *,
+    error: Exception | None = None,
+) -> None:
+    def set_it() -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    try:
+        loop.call_soon_threadsafe(set_it)
+    except RuntimeError:
+        return  # the loop is closed: nobody waits any more

@@ -1,0 +1,89 @@
+"""Cross attention of one query token over a ragged sequence, absorbed and in one pass.
+
+The naive form (eq. 3) builds keys and values, 4·S·P·I operations a sample. One query token needs
+neither: with u = W_k q / √d, a = softmax(h u) and c = aᵀ h, the attention's output is (c W_v) W_o,
+and h is read once and only ever multiplied by vectors: 4·S·P operations.
+
+The same pass yields j, all that the gradient of u needs (docs/algorithm.md): for a reward
+r = z·c + …, ∂r/∂u = j = Σ_s a_s (h_s·z) h_s − (z·c) c.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CHUNK = 256
+"""Tokens a step: the float32 copy of one chunk (4 MiB at P = 4096) is all that is held of h."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """What is kept of one sample's states: c_P, and j_P where a gradient is wanted."""
+
+    c_P: Tensor
+    j_P: Tensor | None
+
+
+class OnlinePool:
+    """Accumulates softmax(h u)ᵀ h, and j, over chunks of h: the online softmax.
+
+    Sums are float32, whatever h is stored in.
+
+    Args:
+        u_P: the absorbed query, float32.
+        z_P: the direction that the reward reads c in, (1 − ω) W_v W_o w; None: no j.
+    """
+
+    def __init__(self, u_P: Tensor, z_P: Tensor | None = None) -> None:
+        self._u_P = u_P
+        self._z_P = z_P
+        self._maximum = u_P.new_full((), float("-inf"))
+        self._weight = u_P.new_zeros(())
+        self._context_P = torch.zeros_like(u_P)
+        self._moment_P = torch.zeros_like(u_P)
+        self._offset: Tensor | None = None
+
+    def update(self, h_SP: Tensor) -> None:
+        """Take the next tokens, in any floating dtype."""
+        h_SP = h_SP.float()  # bf16 products on a CPU are several times slower than the cast
+        logits_S = h_SP @ self._u_P
+        maximum = torch.maximum(self._maximum, logits_S.max())
+        shrink = torch.exp(self._maximum - maximum)
+        weights_S = torch.exp(logits_S - maximum)
+        self._maximum = maximum
+        self._weight = self._weight * shrink + weights_S.sum()
+        self._context_P = self._context_P * shrink + weights_S @ h_SP
+        if self._z_P is not None:
+            projected_S = h_SP @ self._z_P
+            if self._offset is None:
+                # j does not change when a constant is taken from every h_s·z, and the two terms
+                # that cancel are then smaller: less of the difference is lost in float32.
+                self._offset = projected_S.mean()
+            self._moment_P = (
+                self._moment_P * shrink + (weights_S * (projected_S - self._offset)) @ h_SP
+            )
+
+    def finish(self) -> Pooled:
+        """The pooled vectors of all tokens seen. Non-finite inputs show in c."""
+        c_P = self._context_P / self._weight
+        if self._z_P is None or self._offset is None:
+            return Pooled(c_P, None)
+        j_P = self._moment_P / self._weight - (self._z_P @ c_P - self._offset) * c_P
+        return Pooled(c_P, j_P)
+
+
+def pool(h_SP: Tensor, u_P: Tensor, z_P: Tensor | None = None, *, chunk: int = CHUNK) -> Pooled:
+    """C (and j) of one sample's states in one pass.
+
+    Args:
+        h_SP: S >= 1 tokens, any floating dtype.
+        u_P, z_P: as in `OnlinePool`.
+        chunk: tokens a step.
+    """
+    sums = OnlinePool(u_P, z_P)
+    for part_SP in h_SP.split(chunk):
+        sums.update(part_SP)
+    return sums.finish()

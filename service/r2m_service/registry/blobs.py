@@ -1,0 +1,161 @@
+"""Immutable files in a folder or an object store, checked against their hash when read."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from fsspec.core import url_to_fs
+
+from r2m.errors import Code, Problem
+from r2m_service.domain.runs import BlobRef
+from r2m_service.registry.folder import Folder
+
+# Parts start with a letter or a digit: neither '..' nor a hidden or temporary file is a key.
+_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}"
+_KEY = re.compile(rf"{_PART}(?:/{_PART}){{0,9}}")
+
+
+class _Files(Protocol):
+    def write(self, key: str, data: bytes) -> None: ...
+    def read(self, key: str, limit: int) -> bytes: ...
+    def remove(self, key: str) -> None: ...
+
+
+class BlobStore:
+    """The application's `Blobs`, over a local folder or an fsspec URL. Safe from many threads.
+
+    A key must name its content or its attempt: two writers of different content under one key
+    would replace each other's file.
+
+    Args:
+        url: a path, `file://…`, or a URL that fsspec knows (`s3://bucket/prefix`, `memory://…`).
+
+    Raises:
+        Problem: storage_failed, where the folder cannot be made or the URL's driver is missing.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._files: _Files = _open(url)
+
+    def put(self, key: str, data: bytes) -> BlobRef:
+        """Write a file so that it is whole and on disk, or not there at all.
+
+        Raises:
+            Problem: storage_failed.
+            ValueError: for a key that is not relative and made of safe characters.
+        """
+        _check(key)
+        try:
+            self._files.write(key, data)
+        except OSError as error:
+            raise _failed(f"{key} could not be written", error) from error
+        return BlobRef(key, hashlib.sha256(data).hexdigest(), len(data))
+
+    def get(self, ref: BlobRef) -> bytes:
+        """Read a file and compare it with its size (bytes) and SHA-256.
+
+        Raises:
+            Problem: head_damaged (missing, cut off, altered) or storage_failed.
+            ValueError: for a bad key.
+        """
+        _check(ref.key)
+        try:
+            data = self._files.read(ref.key, ref.size + 1)
+        except FileNotFoundError as error:
+            raise Problem(Code.HEAD_DAMAGED, f"stored file {ref.key} is missing") from error
+        except OSError as error:
+            raise _failed(f"{ref.key} could not be read", error) from error
+        if len(data) != ref.size:
+            which = "cut off" if len(data) < ref.size else "too long"
+            raise Problem(
+                Code.HEAD_DAMAGED, f"stored file {ref.key} is {which}: it had {ref.size} bytes"
+            )
+        if hashlib.sha256(data).hexdigest() != ref.sha256:
+            raise Problem(
+                Code.HEAD_DAMAGED, f"stored file {ref.key} was altered: its hash does not match"
+            )
+        return data
+
+    def delete(self, key: str) -> None:
+        """Remove a file; one that is not there is fine.
+
+        Raises:
+            Problem: storage_failed.
+            ValueError: for a bad key.
+        """
+        _check(key)
+        try:
+            self._files.remove(key)
+        except OSError as error:
+            raise _failed(f"{key} could not be removed", error) from error
+
+
+class _Remote:
+    """An fsspec file system. Drivers raise errors of every kind: all become OSError."""
+
+    def __init__(self, url: str) -> None:
+        filesystem, root = url_to_fs(url)
+        self._filesystem: Any = filesystem
+        self._root = root.rstrip("/")
+
+    def write(self, key: str, data: bytes) -> None:
+        # An object store shows an object when it is whole.
+        self._call("pipe_file", key, data)
+
+    def read(self, key: str, limit: int) -> bytes:
+        # Whole, whatever the limit: a range beyond the end is an error on some stores.
+        return self._call("cat_file", key)
+
+    def remove(self, key: str) -> None:
+        try:
+            self._call("rm_file", key)
+        except FileNotFoundError:
+            return
+
+    def _call(self, method: str, key: str, *arguments: object) -> Any:
+        try:
+            return getattr(self._filesystem, method)(f"{self._root}/{key}", *arguments)
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"the object store failed ({type(error).__name__})") from error
+
+
+def _open(url: str) -> _Files:
+    scheme, separator, _ = url.partition("://")
+    local = not separator or scheme == "file"
+    # A store's URL may hold a key: only its scheme is told.
+    shown = url if local else f"{scheme}://"
+    try:
+        if not local:
+            return _Remote(url)
+        return Folder(_local_path(url) if separator else Path(url))
+    except (OSError, ImportError, ValueError) as error:
+        # fsspec's own words say which package to install, or which protocol it does not know.
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise Problem(Code.STORAGE_FAILED, f"blobs cannot be kept in {shown}: {why}") from error
+
+
+def _local_path(url: str) -> Path:
+    parts = urlsplit(url)
+    if parts.netloc not in {"", "localhost"} or not parts.path:
+        raise ValueError("a file URL has three slashes and an absolute path")
+    return Path(unquote(parts.path))
+
+
+def _check(key: str) -> None:
+    if _KEY.fullmatch(key) is None:
+        raise ValueError(f"not a key of a stored file: {key!r}")
+
+
+def _failed(what: str, error: OSError) -> Problem:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return Problem(Code.STORAGE_FAILED, f"stored file {what}: the disk is full")
+    # `str(error)` would name paths of the server.
+    why = error.strerror or type(error.__cause__ or error).__name__
+    return Problem(Code.STORAGE_FAILED, f"stored file {what}: {why}")

@@ -1,0 +1,156 @@
+"""Between the domain's dataclasses and table rows (as mappings: `row.t` is a method of rows).
+
+Settings are stored resolved: every key is there, so that a later version's defaults cannot change
+a run that exists. Reading therefore asks for exactly the keys that the dataclass has; a version
+that adds one brings a migration that fills it in.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
+
+from r2m.errors import Code, Problem
+from r2m_service.domain.method import MethodSettings
+from r2m_service.domain.runs import BlobRef, Branch, Head, Policy, Run
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from sqlalchemy import RowMapping
+
+    _T = TypeVar("_T", bound=DataclassInstance)
+
+
+def settings_to_json(settings: DataclassInstance) -> str:
+    """A dataclass of numbers, strings and further dataclasses, as JSON."""
+    text = _to_json(asdict(settings))
+    # A field of a type that JSON does not give back (a tuple, a union of dataclasses) would be
+    # noticed when the run is read, too late.
+    assert settings_from_json(type(settings), text) == settings
+    return text
+
+
+def settings_from_json(kind: type[_T], text: str) -> _T:
+    """What `settings_to_json` was given.
+
+    Raises:
+        Problem: storage_failed, where the text is not a whole `kind`.
+    """
+    try:
+        return _read(kind, json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise _unreadable(kind.__name__) from error
+
+
+def _read(kind: type[_T], stored: object) -> _T:
+    names = {field.name for field in fields(kind)}
+    if not isinstance(stored, dict):
+        raise TypeError(f"{kind.__name__} is stored as an object")
+    values = cast("dict[str, Any]", stored)
+    if values.keys() != names:
+        raise ValueError(f"{kind.__name__}: keys differ in {sorted(values.keys() ^ names)}")
+    hints = get_type_hints(kind)
+    return kind(
+        **{
+            name: _read(hints[name], value) if is_dataclass(hints[name]) else value
+            for name, value in values.items()
+        }
+    )
+
+
+def _unreadable(what: str) -> Problem:
+    return Problem(
+        Code.STORAGE_FAILED, f"the stored {what} cannot be read by this version of the server"
+    )
+
+
+def _to_json(value: object) -> str:
+    # NaN is not JSON: a metric that is not a number is stored as null, or not at all.
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+def run_row(run: Run, *, current_branch: str) -> dict[str, Any]:
+    """The row of a run."""
+    return {
+        "name": run.name,
+        "key": run.key,
+        "fingerprint": run.fingerprint,
+        "policy": settings_to_json(run.policy),
+        "feedback": run.feedback,
+        "method": settings_to_json(run.method),
+        "current_branch": current_branch,
+        "archived": run.archived,
+        "created_at": run.created_at,
+    }
+
+
+def run_of(row: RowMapping) -> Run:
+    """The run of a row."""
+    return Run(
+        name=row["name"],
+        key=row["key"],
+        fingerprint=row["fingerprint"],
+        policy=settings_from_json(Policy, row["policy"]),
+        feedback=row["feedback"],
+        method=settings_from_json(MethodSettings, row["method"]),
+        created_at=row["created_at"],
+        archived=row["archived"],
+    )
+
+
+def branch_row(run: str, branch: Branch) -> dict[str, Any]:
+    """The row of a branch: its columns are named as its fields."""
+    return {"run": run, **asdict(branch)}
+
+
+def branch_of(row: RowMapping) -> Branch:
+    """The branch of a row."""
+    return Branch(**{field.name: row[field.name] for field in fields(Branch)})
+
+
+_HEAD_COLUMNS = [
+    field.name for field in fields(Head) if field.name not in {"metrics", "weights", "optimizer"}
+]
+
+
+def head_row(run: str, head: Head) -> dict[str, Any]:
+    """The row of a head."""
+    return {
+        "run": run,
+        **{name: getattr(head, name) for name in _HEAD_COLUMNS},
+        "metrics": _to_json(dict(head.metrics)),
+        **_blob_columns("weights", head.weights),
+        **_blob_columns("optimizer", head.optimizer),
+    }
+
+
+def head_of(row: RowMapping) -> Head:
+    """The head of a row."""
+    weights = _blob_of("weights", row)
+    assert weights is not None  # the column takes no null
+    try:
+        metrics = json.loads(row["metrics"])
+    except ValueError as error:
+        raise _unreadable(f"metrics of head {row['number']}") from error
+    return Head(
+        **{name: row[name] for name in _HEAD_COLUMNS},
+        metrics=metrics,
+        weights=weights,
+        optimizer=_blob_of("optimizer", row),
+    )
+
+
+def _blob_columns(name: str, blob: BlobRef | None) -> dict[str, Any]:
+    return {
+        f"{name}_key": blob.key if blob else None,
+        f"{name}_sha256": blob.sha256 if blob else None,
+        f"{name}_size": blob.size if blob else None,
+    }
+
+
+def _blob_of(name: str, row: RowMapping) -> BlobRef | None:
+    key = row[f"{name}_key"]
+    if key is None:
+        return None
+    return BlobRef(key, row[f"{name}_sha256"], row[f"{name}_size"])

@@ -1,0 +1,258 @@
+"""The registry's metadata in SQLite or PostgreSQL."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from r2m.errors import Code, Problem
+from r2m_service.domain.runs import (
+    CANDIDATE,
+    FIRST_BRANCH,
+    LIVE,
+    REFERENCE,
+    AnsweredStep,
+    Branch,
+)
+from r2m_service.registry.engine import for_reading, is_duplicate, open_engine, storage_problem
+from r2m_service.registry.migrate import migrate
+from r2m_service.registry.rows import branch_row, head_of, head_row, run_row
+from r2m_service.registry.statements import (
+    lock_open_run,
+    move_live,
+    point,
+    pointed,
+    require_head,
+    states,
+    unknown_run,
+)
+from r2m_service.registry.tables import branches, heads, runs, steps
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from sqlalchemy import Connection
+
+    from r2m_service.domain.runs import Head, Run, RunState, StepCommit
+
+
+class SqlRegistry:
+    """The application's `Registry`. Safe from many threads, and from many replicas.
+
+    Every method is one transaction, and raises Problem(storage_failed) where the database fails.
+    Writers of a run take its row first and so come one after the other: what they read stays true
+    until they commit. The compare-and-swap and the unique keys do not rest on that.
+
+    Args:
+        url: `postgresql://…`, `sqlite:///file`, or the Path of an SQLite file. Tables are made,
+            or changed to this version's.
+        lock_timeout: seconds to wait for another writer before storage_failed.
+
+    Raises:
+        Problem: storage_failed, where the database cannot be opened, or a newer version made it.
+    """
+
+    def __init__(self, url: str | Path, *, lock_timeout: float = 10.0) -> None:
+        self._engine = open_engine(url, lock_timeout=lock_timeout)
+        self._reader = for_reading(self._engine)
+        try:
+            migrate(self._engine)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+    # ------------------------------------------------------------------ reading
+
+    def run_state(self, name: str) -> RunState | None:
+        """The run with its branches and aliases, read in one transaction; None if unknown."""
+        with self._reading() as connection:
+            found = states(connection, name)
+        return found[0] if found else None
+
+    def run_states(self) -> list[RunState]:
+        """All runs, oldest first."""
+        with self._reading() as connection:
+            return states(connection, None)
+
+    def head(self, run: str, number: int) -> Head | None:
+        """One version, or None."""
+        query = select(heads).where(heads.c.run == run, heads.c.number == number)
+        with self._reading() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+            return None if row is None else head_of(row)
+
+    def heads(self, run: str) -> list[Head]:
+        """All versions of a run, by number; none of a run that does not exist."""
+        query = select(heads).where(heads.c.run == run).order_by(heads.c.number)
+        with self._reading() as connection:
+            return [head_of(row) for row in connection.execute(query).mappings()]
+
+    def next_head_number(self, run: str) -> int:
+        """One more than the greatest number given."""
+        query = select(func.max(heads.c.number)).where(heads.c.run == run)
+        with self._reading() as connection:
+            greatest = connection.execute(query).scalar_one()
+        return 0 if greatest is None else greatest + 1
+
+    def answered_step(self, run: str, branch: str, step: int) -> AnsweredStep | None:
+        """The stored answer of a step, or None."""
+        query = select(steps.c.content_hash, steps.c.answer).where(
+            steps.c.run == run, steps.c.branch == branch, steps.c.step == step
+        )
+        with self._reading() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else AnsweredStep(row.content_hash, row.answer)
+
+    def head_after_step(self, run: str, branch: str, step: int) -> int | None:
+        """The head that was live after a step of a branch was answered, or None."""
+        query = select(steps.c.live_after).where(
+            steps.c.run == run, steps.c.branch == branch, steps.c.step == step
+        )
+        with self._reading() as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+    # ------------------------------------------------------------------ writing
+
+    def create_run(self, run: Run, first: Head) -> None:
+        """Store a run with branch `main` at step 0, its first head, and live and reference.
+
+        Raises:
+            Problem: run_exists, where the name is taken, also by an archived run.
+        """
+        taken = Problem(Code.RUN_EXISTS, f"a run named {run.name!r} exists", field="run")
+        with self._writing(conflict=taken) as connection:
+            connection.execute(insert(runs).values(run_row(run, current_branch=FIRST_BRANCH)))
+            connection.execute(insert(heads).values(head_row(run.name, first)))
+            branch = Branch(name=FIRST_BRANCH, live=first.number, step=0)
+            connection.execute(insert(branches).values(branch_row(run.name, branch)))
+            for alias in (LIVE, REFERENCE):
+                point(connection, run.name, alias, first.number)
+
+    def archive_run(self, name: str) -> None:
+        """Mark a run read-only; again is fine.
+
+        Raises:
+            Problem: unknown_run.
+        """
+        with self._writing() as connection:
+            marked = connection.execute(
+                update(runs).where(runs.c.name == name).values(archived=True)
+            )
+            if marked.rowcount == 0:
+                raise unknown_run(name)
+
+    def set_alias(self, run: str, alias: str, head: int, expect: int | None) -> int | None:
+        """Point an alias at a head; returns where it pointed before (None: it is new).
+
+        Raises:
+            Problem: alias_moved, where `expect` is given and the alias points elsewhere or
+                nowhere; unknown_run, run_archived, unknown_head.
+        """
+        with self._writing() as connection:
+            lock_open_run(connection, run)
+            require_head(connection, run, head)
+            before = pointed(connection, run, alias)
+            if expect is not None and before != expect:
+                where = "is not set" if before is None else f"points at {before}"
+                raise Problem(
+                    Code.ALIAS_MOVED,
+                    f"alias {alias!r} of run {run!r} {where}, not at {expect}",
+                    field="expect",
+                )
+            point(connection, run, alias, head)
+        return before
+
+    def commit_step(self, commit: StepCommit) -> None:
+        """Append the candidate, the answer, and advance the branch: one compare-and-swap.
+
+        Raises:
+            Problem: align_conflict, where another commit came first; unknown_run, run_archived.
+                Nothing is changed then.
+            ValueError: where `live` is neither the parent nor the candidate: it would never
+                succeed, and must not look like a conflict.
+        """
+        candidate = commit.candidate
+        if commit.live not in {commit.parent, candidate.number if candidate else commit.parent}:
+            raise ValueError(f"step {commit.step}: live is the parent or the candidate")
+        conflict = Problem(
+            Code.ALIGN_CONFLICT,
+            f"another align of run {commit.run!r} committed before step {commit.step} of branch "
+            f"{commit.branch!r}: send the same request again",
+        )
+        with self._writing(conflict=conflict) as connection:
+            current = lock_open_run(connection, commit.run)
+            if candidate is not None:
+                connection.execute(insert(heads).values(head_row(commit.run, candidate)))
+            swapped = connection.execute(
+                update(branches)
+                .where(branches.c.run == commit.run, branches.c.name == commit.branch)
+                .where(branches.c.step == commit.step - 1, branches.c.live == commit.parent)
+                .values(step=commit.step, live=commit.live)
+            )
+            if swapped.rowcount != 1:
+                raise conflict
+            connection.execute(
+                insert(steps).values(
+                    run=commit.run,
+                    branch=commit.branch,
+                    step=commit.step,
+                    content_hash=commit.content_hash,
+                    answer=commit.answer,
+                    live_after=commit.live,
+                    created_at=commit.at,
+                )
+            )
+            if commit.branch == current:
+                move_live(connection, commit.run, commit.live)
+                if candidate is not None:
+                    point(connection, commit.run, CANDIDATE, candidate.number)
+
+    def open_branch(self, run: str, branch: Branch) -> None:
+        """Add a branch, make it the run's current one, and move `live` and `previous`.
+
+        Raises:
+            Problem: align_conflict, where a branch of that name exists; unknown_run,
+                run_archived, unknown_head.
+        """
+        conflict = Problem(
+            Code.ALIGN_CONFLICT,
+            f"run {run!r} got a branch {branch.name!r} meanwhile: send the same request again",
+        )
+        with self._writing(conflict=conflict) as connection:
+            lock_open_run(connection, run)
+            require_head(connection, run, branch.live)
+            connection.execute(insert(branches).values(branch_row(run, branch)))
+            connection.execute(
+                update(runs).where(runs.c.name == run).values(current_branch=branch.name)
+            )
+            move_live(connection, run, branch.live)
+
+    # ------------------------------------------------------------------ transactions
+
+    @contextmanager
+    def _reading(self) -> Generator[Connection]:
+        try:
+            with self._reader.begin() as connection:
+                yield connection
+        except (DBAPIError, PoolTimeoutError) as error:
+            raise storage_problem(error) from error
+
+    @contextmanager
+    def _writing(self, *, conflict: Problem | None = None) -> Generator[Connection]:
+        """One transaction; what a unique key refuses is `conflict`."""
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except (DBAPIError, PoolTimeoutError) as error:
+            if conflict is not None and is_duplicate(error):
+                raise conflict from error
+            raise storage_problem(error) from error

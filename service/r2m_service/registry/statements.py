@@ -1,0 +1,99 @@
+"""Statements that several of the registry's transactions are made of."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import insert, select, update
+
+from r2m.errors import Code, Problem
+from r2m_service.domain.runs import LIVE, PREVIOUS, Branch, RunState
+from r2m_service.registry.rows import branch_of, run_of
+from r2m_service.registry.tables import aliases, branches, heads, runs
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+
+def states(connection: Connection, name: str | None) -> list[RunState]:
+    """The named run, or all of them, with what belongs to each."""
+    only_run: list[Any] = [] if name is None else [runs.c.name == name]
+    only_branches: list[Any] = [] if name is None else [branches.c.run == name]
+    only_aliases: list[Any] = [] if name is None else [aliases.c.run == name]
+    branches_of: defaultdict[str, dict[str, Branch]] = defaultdict(dict)
+    for row in connection.execute(select(branches).where(*only_branches)).mappings():
+        branches_of[row["run"]][row["name"]] = branch_of(row)
+    aliases_of: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for row in connection.execute(select(aliases).where(*only_aliases)).mappings():
+        aliases_of[row["run"]][row["alias"]] = row["head"]
+    found = select(runs).where(*only_run).order_by(runs.c.created_at, runs.c.name)
+    return [
+        RunState(
+            run=run_of(row),
+            current=row["current_branch"],
+            branches=branches_of[row["name"]],
+            aliases=aliases_of[row["name"]],
+        )
+        for row in connection.execute(found).mappings()
+    ]
+
+
+def lock_open_run(connection: Connection, run: str) -> str:
+    """Take the run's row until the transaction ends (SQLite: the whole database is taken).
+
+    Returns:
+        The run's current branch.
+
+    Raises:
+        Problem: unknown_run, run_archived.
+    """
+    row = connection.execute(
+        select(runs.c.archived, runs.c.current_branch).where(runs.c.name == run).with_for_update()
+    ).one_or_none()
+    if row is None:
+        raise unknown_run(run)
+    if row.archived:
+        raise Problem(Code.RUN_ARCHIVED, f"run {run!r} was archived: it is read-only")
+    return row.current_branch
+
+
+def require_head(connection: Connection, run: str, number: int) -> None:
+    """Refuse a version that the run does not have.
+
+    Raises:
+        Problem: unknown_head.
+    """
+    query = select(heads.c.number).where(heads.c.run == run, heads.c.number == number)
+    if connection.execute(query).one_or_none() is None:
+        raise Problem(Code.UNKNOWN_HEAD, f"run {run!r} has no head {number}", field="head")
+
+
+def pointed(connection: Connection, run: str, alias: str) -> int | None:
+    """The head that an alias points at, or None."""
+    query = select(aliases.c.head).where(aliases.c.run == run, aliases.c.alias == alias)
+    return connection.execute(query).scalar_one_or_none()
+
+
+def point(connection: Connection, run: str, alias: str, head: int) -> None:
+    """Point an alias, new or not, at a head."""
+    moved = connection.execute(
+        update(aliases).where(aliases.c.run == run, aliases.c.alias == alias).values(head=head)
+    )
+    if moved.rowcount == 0:
+        connection.execute(insert(aliases).values(run=run, alias=alias, head=head))
+
+
+def move_live(connection: Connection, run: str, live: int) -> None:
+    """Point `live` at a head, and `previous` at where it was; nothing where it is there."""
+    before = pointed(connection, run, LIVE)
+    if before == live:
+        return
+    point(connection, run, LIVE, live)
+    if before is not None:
+        point(connection, run, PREVIOUS, before)
+
+
+def unknown_run(name: str) -> Problem:
+    """The error of a run that does not exist."""
+    return Problem(Code.UNKNOWN_RUN, f"no run is named {name!r}", field="run")

@@ -1,0 +1,94 @@
+"""The gRPC server: raw bytes in and out of the handlers, health and reflection beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
+from grpc_reflection.v1alpha import reflection
+
+from r2m_service.transports.grpc.errors import Context, or_abort
+from r2m_service.transports.grpc.health import SERVICE, Health
+from r2m_service.transports.grpc.messages import decode, to_bytes, to_value
+from r2m_service.transports.grpc.methods import UNARY, Unary
+from r2m_service.transports.grpc.streams import AlignStream, head_weights
+from r2m_service.transports.interface import Application
+from r2m_service.transports.limits import ByteBudget
+
+
+def build_grpc(
+    application: Application,
+    *,
+    max_message_bytes: int,
+    max_stream_bytes: int | None = None,
+    budget: ByteBudget | None = None,
+    idle_seconds: float = 60.0,
+    max_calls: int | None = None,
+    health: Health | None = None,
+) -> grpc.aio.Server:
+    """The gRPC server, without an address and not started. Call it inside the event loop.
+
+    Args:
+        application: the use cases.
+        max_message_bytes: the largest message taken.
+        max_stream_bytes: the most tensor bytes of one AlignStream; None: as one message.
+        budget: bytes in flight, shared with the other transport; None: no common bound.
+        idle_seconds: a stream that pauses longer is given up.
+        max_calls: calls at once; gRPC itself refuses more (RESOURCE_EXHAUSTED, without details).
+            With max_message_bytes it bounds what messages take before a handler sees them.
+        health: the health service; pass your own to set it to NOT_SERVING later.
+    """
+    held = budget or ByteBudget()
+    server = grpc.aio.server(
+        maximum_concurrent_rpcs=max_calls,
+        options=[
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            # Otherwise a second server on the same port starts without a word.
+            ("grpc.so_reuseport", 0),
+        ],
+    )
+    align = AlignStream(
+        application,
+        max_bytes=max_message_bytes if max_stream_bytes is None else max_stream_bytes,
+        budget=held,
+        idle_seconds=idle_seconds,
+    )
+
+    async def align_stream(_: Any, context: Context) -> None:
+        await or_abort(context, align(context), name="AlignStream")
+
+    async def get_head_weights(raw: bytes, context: Context) -> None:
+        work = head_weights(application, raw, context)
+        await or_abort(context, work, name="GetHeadWeights")
+
+    # No (de)serializers: bytes that are no message must be answered by us, not as INTERNAL.
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        name: grpc.unary_unary_rpc_method_handler(_unary(application, name, method, held))
+        for name, method in UNARY.items()
+    }
+    handlers["AlignStream"] = grpc.stream_stream_rpc_method_handler(align_stream)
+    handlers["GetHeadWeights"] = grpc.unary_stream_rpc_method_handler(get_head_weights)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    health_pb2_grpc.add_HealthServicer_to_server(health or Health(), server)
+    reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), server)
+    return server
+
+
+def _unary(
+    application: Application, name: str, method: Unary, budget: ByteBudget
+) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    async def work(raw: bytes) -> bytes:
+        # gRPC has read the message already; what it takes still counts against later ones.
+        async with budget.hold(len(raw), wait=False):
+            body = to_value(decode(method.request, raw))
+            return to_bytes(await method.call(application, body), method.answer)
+
+    async def handle(raw: bytes, context: Context) -> bytes:
+        return await or_abort(context, work(raw), name=name)
+
+    return handle

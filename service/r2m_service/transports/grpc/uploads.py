@@ -1,0 +1,113 @@
+"""AlignStream's tensors: chunks put where they belong, in buffers of the stated sizes."""
+
+from __future__ import annotations
+
+import math
+
+from r2m.errors import Code, Problem
+from r2m.tensors import ITEM_BYTES, MAX_DIMENSION
+from r2m_service.application.contract import AlignRequest, FeedbackIn
+from r2m_service.application.parsing import excerpt
+
+MAX_CHUNK_BYTES = 1 << 20
+
+
+class _Tensor:
+    """One sample's bytes, as far as they came."""
+
+    def __init__(self, feedback: FeedbackIn) -> None:
+        self.feedback = feedback
+        self.size = _stated_bytes(feedback)
+        self.filled = 0
+        self.buffer: bytearray | None = None
+
+    def add(self, name: str, data: bytes) -> None:
+        if self.size is None:  # its dtype or shape is this sample's error: the bytes are of no use
+            return
+        end = self.filled + len(data)
+        if end > self.size:
+            raise Problem(
+                Code.INVALID_REQUEST,
+                f"more bytes came for sample {excerpt(name)} than its dtype and shape take, "
+                f"{self.size}",
+            )
+        if self.buffer is None:  # not earlier: what never comes takes no memory
+            self.buffer = bytearray(self.size)
+        self.buffer[self.filled : end] = data
+        self.filled = end
+
+    def finish(self) -> None:
+        # Fewer bytes than stated are this sample's feedback_size, which the use case finds.
+        self.feedback.data = memoryview(self.buffer or b"")[: self.filled]
+
+
+class Upload:
+    """What a stream's first message announces.
+
+    Args:
+        request: the message, whose feedback has dtype and shape but no data.
+
+    Raises:
+        Problem: duplicate_id, or invalid_request for data in the first message.
+    """
+
+    def __init__(self, request: AlignRequest) -> None:
+        self._tensors: dict[str, _Tensor | None] = {}
+        for i, group in enumerate(request.groups):
+            for j, sample in enumerate(group.samples):
+                path = f"groups[{i}].samples[{j}]"
+                if sample.id in self._tensors:
+                    raise Problem(
+                        Code.DUPLICATE_ID,
+                        f"two samples have the id {excerpt(sample.id)}; ids are distinct",
+                        field=f"{path}.id",
+                    )
+                if sample.feedback is not None and sample.feedback.data:
+                    raise Problem(
+                        Code.INVALID_REQUEST,
+                        f"{path}.feedback.data must be empty: on a stream it comes in chunks",
+                        field=f"{path}.feedback.data",
+                    )
+                self._tensors[sample.id] = _Tensor(sample.feedback) if sample.feedback else None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors together."""
+        return sum(one.size or 0 for one in self._tensors.values() if one is not None)
+
+    def add(self, name: str, data: bytes) -> None:
+        """Take a chunk.
+
+        Raises:
+            Problem: invalid_request, for a sample that announced none, a chunk beyond its bound,
+                or more bytes than announced.
+        """
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            known = (
+                "announced no hidden states" if name in self._tensors else "is not in the request"
+            )
+            raise Problem(
+                Code.INVALID_REQUEST, f"a chunk came for sample {excerpt(name)}, which {known}"
+            )
+        if len(data) > MAX_CHUNK_BYTES:
+            raise Problem(
+                Code.INVALID_REQUEST,
+                f"a chunk may have {MAX_CHUNK_BYTES} bytes, got {len(data)}",
+            )
+        tensor.add(name, data)
+
+    def finish(self) -> None:
+        """Give every feedback of the request the bytes that came for it."""
+        for tensor in self._tensors.values():
+            if tensor is not None:
+                tensor.finish()
+
+
+def _stated_bytes(feedback: FeedbackIn) -> int | None:
+    item = ITEM_BYTES.get(feedback.dtype)
+    if item is None or len(feedback.shape) != 2:
+        return None
+    if not all(0 < size < MAX_DIMENSION for size in feedback.shape):
+        return None
+    return math.prod(feedback.shape) * item

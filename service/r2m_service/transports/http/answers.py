@@ -1,0 +1,96 @@
+"""Answers and errors as HTTP responses."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from r2m.errors import Code, Problem
+from r2m_service.application.contract import Answer
+from r2m_service.transports.failures import only_problems, retry_after
+
+log = logging.getLogger(__name__)
+
+
+def answer(value: Answer, *, status: int = 200) -> Response:
+    """A message of the contract; what is absent is left out."""
+    return Response(value.model_dump_json(exclude_none=True), status, media_type="application/json")
+
+
+def failure(problem: Problem, *, headers: dict[str, str] | None = None) -> Response:
+    """A problem in the one form of errors, with its status from the table."""
+    status = problem.row.http
+    sent = dict(headers or {})
+    if status in (429, 503):
+        sent["Retry-After"] = str(retry_after(problem.code))
+    # ASCII with escapes, so that no text whatever can fail to be encoded.
+    body = json.dumps({"error": problem.as_dict()}).encode()
+    return Response(body, status, headers=sent, media_type="application/json")
+
+
+async def on_problem(request: Request, error: Exception) -> Response:
+    """The application, or a decoder, refused."""
+    assert isinstance(error, Problem)
+    return failure(error)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """The router found no route; nothing else raises these."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = dict(error.headers or {})
+        problem = Problem(
+            Code.METHOD_NOT_ALLOWED,
+            f"{request.method} is not a method of this path; allowed: {allowed.get('Allow', '')}",
+        )
+        return failure(problem, headers=allowed)
+    if error.status_code == 404:
+        return failure(
+            Problem(Code.NOT_FOUND, "there is no such path; /openapi.json lists all of them")
+        )
+    return failure(Problem(Code.INVALID_REQUEST, str(error.detail)))
+
+
+async def on_validation_error(request: Request, error: Exception) -> Response:
+    """The framework could not read a parameter of the path."""
+    return failure(Problem(Code.INVALID_REQUEST, "the path is not as documented"))
+
+
+class Guard:
+    """Answers 503 compute_failed for our own bugs, and lets a client go that hung up."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        async def run() -> None:
+            try:
+                await self._app(scope, receive, watched)
+            except (ClientDisconnect, OSError) as error:
+                # An OSError of ours (a disk) comes as storage_failed; this one is the socket's.
+                if not isinstance(error, ClientDisconnect) and not started:
+                    raise
+                log.debug("the client of %s hung up", scope["path"])
+
+        try:
+            await only_problems(run(), name=f"{scope['method']} {scope['path']!r}")
+        except Problem as problem:
+            if started:  # the client sees a body cut short, never a whole wrong one
+                raise
+            await failure(problem)(scope, receive, send)

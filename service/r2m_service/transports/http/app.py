@@ -1,0 +1,104 @@
+"""The REST interface: routes that decode, call one use case, and encode."""
+
+# No postponed annotations here: FastAPI reads them, and must find the types.
+
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from r2m.errors import Code, Problem
+from r2m_service.application.contract import ServerOut
+from r2m_service.transports.http.answers import (
+    Guard,
+    answer,
+    on_http_exception,
+    on_problem,
+    on_validation_error,
+)
+from r2m_service.transports.http.body import Intake
+from r2m_service.transports.http.docs import DocumentedApp, operation
+from r2m_service.transports.http.runs import heads, runs
+from r2m_service.transports.http.scoring import scoring
+from r2m_service.transports.interface import Application
+from r2m_service.transports.limits import ByteBudget
+
+_DESCRIPTION = """\
+Rewards of RLHF rollouts, scored with the policy's own hidden states, by versioned reward heads
+that follow the policy. Every error has one form, `{"error": {"code", "message", "retryable",
+"field"}}`; `retryable` says whether the very same request may succeed later.
+"""
+
+
+def build_app(
+    application: Application,
+    *,
+    max_body_bytes: int,
+    budget: ByteBudget | None = None,
+    idle_seconds: float = 60.0,
+) -> FastAPI:
+    """The HTTP application.
+
+    Args:
+        application: the use cases.
+        max_body_bytes: the largest body taken.
+        budget: bytes in flight, shared with the other transport; None: no common bound.
+        idle_seconds: a body that pauses longer is given up.
+    """
+    intake = Intake(max_body_bytes, budget or ByteBudget(), idle_seconds)
+    app = DocumentedApp(
+        title="R2M Serve",
+        version="1",
+        description=_DESCRIPTION,
+        # The documentation pages load scripts from elsewhere, which an offline cluster has not.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+    )
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_middleware(Guard)
+    for router in (
+        scoring(application, intake),
+        runs(application, intake),
+        heads(application, intake),
+        _server(application),
+    ):
+        app.include_router(router)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _server(application: Application) -> APIRouter:
+    routes = APIRouter(tags=["server"])
+
+    @routes.get("/v1/server", **operation("What this server holds", answer=ServerOut))
+    async def server() -> Response:
+        return answer(application.server())
+
+    @routes.get("/livez", **operation("The process answers", responses=_status("alive")))
+    async def livez() -> Response:
+        return JSONResponse({"status": "alive"})
+
+    @routes.get(
+        "/readyz",
+        **operation("The server takes calls", codes=(Code.NOT_READY,), responses=_status("ready")),
+    )
+    async def readyz() -> Response:
+        application.require_ready()
+        return JSONResponse({"status": "ready"})
+
+    return routes
+
+
+def _status(word: str) -> dict[int | str, dict[str, Any]]:
+    example = {"application/json": {"example": {"status": word}}}
+    return {200: {"description": "It is so.", "content": example}}

@@ -1,0 +1,108 @@
+"""Request bodies: bounded, read as a stream, decoded by their content type."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from r2m.errors import Code, Problem
+from r2m_service.application.parsing import parse, parse_json
+from r2m_service.transports.http.tensors import attach, decode
+from r2m_service.transports.limits import ByteBudget, within
+
+M = TypeVar("M")
+
+JSON = "application/json"
+SAFETENSORS = "application/x-safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What a body may cost.
+
+    Attributes:
+        max_bytes: of one body.
+        budget: of all bodies in flight.
+        idle_seconds: the longest pause between two pieces of a body.
+    """
+
+    max_bytes: int
+    budget: ByteBudget
+    idle_seconds: float
+
+    @asynccontextmanager
+    async def message(
+        self, request: Request, model: type[M], *, tensors: bool = False
+    ) -> AsyncGenerator[M]:
+        """The body as a message of the contract; its bytes are held until the block is left.
+
+        Args:
+            request: whose body has not been read.
+            model: the contract's model.
+            tensors: take safetensors bodies too.
+
+        Raises:
+            Problem: unsupported_media, too_large, overloaded, deadline_exceeded, or
+                invalid_request.
+            ClientDisconnect: the client hung up while it sent.
+        """
+        media = _media(request, tensors=tensors)
+        declared = _declared(request)
+        if declared is not None and declared > self.max_bytes:
+            raise self._too_large()
+        # A body of unknown length may become as long as any.
+        held = self.max_bytes if declared is None else declared
+        async with self.budget.hold(held, wait=False):
+            body = await self._read(request, held)
+            if media == SAFETENSORS:
+                yield parse(model, attach(*decode(body)))
+            else:
+                yield parse_json(model, body)
+
+    async def _read(self, request: Request, most: int) -> bytearray:
+        body = bytearray()
+        pieces = aiter(request.stream())
+        while True:
+            try:
+                piece = await within(self.idle_seconds, anext(pieces))
+            except StopAsyncIteration:
+                return body
+            if len(body) + len(piece) > most:
+                raise self._too_large()
+            body += piece
+
+    def _too_large(self) -> Problem:
+        return Problem(
+            Code.TOO_LARGE,
+            f"the body is larger than this server takes, {self.max_bytes} bytes: "
+            "send fewer samples a call",
+        )
+
+
+def _media(request: Request, *, tensors: bool) -> str:
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", ""):
+        raise Problem(
+            Code.UNSUPPORTED_MEDIA, "the body must not be compressed (no Content-Encoding)"
+        )
+    media = request.headers.get("content-type", JSON).split(";")[0].strip().lower()
+    if media in ("", JSON):
+        return JSON
+    if media == SAFETENSORS and tensors:
+        return SAFETENSORS
+    known = f"{JSON} or {SAFETENSORS}" if tensors else JSON
+    raise Problem(Code.UNSUPPORTED_MEDIA, f"the body's content type must be {known}")
+
+
+def _declared(request: Request) -> int | None:
+    given = request.headers.get("content-length")
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdigit()):
+        raise Problem(Code.INVALID_REQUEST, "Content-Length is not a number")
+    # Twenty digits are more than any limit, and cheap to convert.
+    return int(given) if len(given) < 20 else 10**20

@@ -1,0 +1,137 @@
+"""The OpenAPI document: what each route takes and answers, with examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from r2m.errors import TABLE, Code
+from r2m_service.application.contract import (
+    AliasRequest,
+    AlignRequest,
+    CreateRunRequest,
+    ErrorBody,
+    RollbackRequest,
+    ScoreRequest,
+    VanillaRequest,
+)
+from r2m_service.transports.http.body import JSON, SAFETENSORS
+from r2m_service.transports.http.examples import ANSWERS, REQUESTS, TENSOR_FILE, TENSORS
+
+_REQUESTS: tuple[type[BaseModel], ...] = (
+    AliasRequest,
+    AlignRequest,
+    CreateRunRequest,
+    RollbackRequest,
+    ScoreRequest,
+    VanillaRequest,
+)
+
+READING = (Code.UNKNOWN_RUN, Code.OVERLOADED, Code.NOT_READY, Code.STORAGE_FAILED)
+BODY = (
+    Code.INVALID_REQUEST,
+    Code.TOO_LARGE,
+    Code.UNSUPPORTED_MEDIA,
+    Code.OVERLOADED,
+    Code.NOT_READY,
+    Code.DEADLINE_EXCEEDED,
+    Code.COMPUTE_FAILED,
+)
+OPEN_RUN = (Code.UNKNOWN_RUN, Code.RUN_ARCHIVED, Code.BACKBONE_MISMATCH, Code.STORAGE_FAILED)
+
+
+def operation(
+    summary: str,
+    *,
+    answer: type[BaseModel] | None = None,
+    request: type[BaseModel] | None = None,
+    tensors: bool = False,
+    codes: Iterable[Code] = (),
+    responses: dict[int | str, dict[str, Any]] | None = None,
+    status: int = 200,
+) -> dict[str, Any]:
+    """Keyword arguments of a route's decorator.
+
+    Args:
+        summary: one line.
+        answer: the message of a success.
+        request: the message of the body.
+        tensors: whether the body may be a safetensors file.
+        codes: the errors to expect.
+        responses: further successes.
+        status: of the usual success.
+    """
+    successes = dict(responses or {})
+    if answer is not None:
+        content_of = {JSON: {"example": ANSWERS[answer.__name__]}}
+        successes[status] = {"description": (answer.__doc__ or "").strip(), "content": content_of}
+    extra: dict[str, Any] = {}
+    if request is not None:
+        content: dict[str, Any] = {
+            JSON: {
+                "schema": {"$ref": f"#/components/schemas/{request.__name__}"},
+                "examples": {"usual": {"value": REQUESTS[request.__name__]}},
+            }
+        }
+        if tensors:
+            content[SAFETENSORS] = {
+                "schema": {"type": "string", "contentMediaType": SAFETENSORS},
+                "examples": {
+                    "tensor": {
+                        "summary": "the header, with the bytes left out",
+                        "description": TENSORS,
+                        "value": TENSOR_FILE,
+                    }
+                },
+            }
+        extra["requestBody"] = {"required": True, "content": content}
+    return {
+        "summary": summary,
+        "status_code": status,
+        "response_model": answer,
+        "responses": {**successes, **_failures(codes)},
+        "openapi_extra": extra,
+    }
+
+
+def _failures(codes: Iterable[Code]) -> dict[int | str, dict[str, Any]]:
+    by_status: dict[int | str, list[Code]] = {}
+    for code in dict.fromkeys(codes):
+        by_status.setdefault(TABLE[code].http, []).append(code)
+    answers: dict[int | str, dict[str, Any]] = {
+        status: {
+            "model": ErrorBody,
+            "description": "  \n".join(f"`{one.value}`: {TABLE[one].meaning}" for one in listed),
+            "content": {JSON: {"example": _error_example(listed[0])}},
+        }
+        for status, listed in sorted(by_status.items(), key=lambda entry: str(entry[0]))
+    }
+    answers["default"] = {"model": ErrorBody, "description": "Any other error, in the same form."}
+    return answers
+
+
+def _error_example(code: Code) -> dict[str, Any]:
+    row = TABLE[code]
+    return {"error": {"code": code.value, "message": row.meaning, "retryable": row.retryable}}
+
+
+class DocumentedApp(FastAPI):
+    """FastAPI, with the request messages that its routes read by hand among the components."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, made once."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            _, definitions = models_json_schema(
+                [(model, "validation") for model in _REQUESTS],
+                ref_template="#/components/schemas/{model}",
+            )
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            for name, schema in definitions["$defs"].items():
+                schemas.setdefault(name, schema)
+            self.openapi_schema = document
+        return self.openapi_schema

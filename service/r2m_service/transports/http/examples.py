@@ -1,0 +1,150 @@
+"""Examples of the OpenAPI document. The tests hold them against the contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_PROMPT = "Which planet has the most moons?"
+_SAMPLE = {
+    "id": "q1-a",
+    "prompt": _PROMPT,
+    "response": "Saturn, with 146 that have been confirmed.",
+}
+_OTHER = {"id": "q1-b", "prompt": _PROMPT, "response": "Jupiter."}
+# Two tokens of width four in bfloat16: 16 bytes.
+_STATES = {"dtype": "bfloat16", "shape": [2, 4], "data": "gD8AQEBAgECgQMBA4EAAQQ=="}
+
+REQUESTS: dict[str, Any] = {
+    "VanillaRequest": {"samples": [_SAMPLE, _OTHER]},
+    "ScoreRequest": {
+        "head": "live",
+        "samples": [{**_SAMPLE, "group": "q1", "feedback": _STATES}],
+    },
+    "AlignRequest": {
+        "step": 1,
+        "groups": [
+            {
+                "id": "q1",
+                "samples": [{**_SAMPLE, "feedback": _STATES}, {**_OTHER, "feedback": _STATES}],
+                "preferred": ["q1-a", "q1-b"],
+            }
+        ],
+    },
+    "CreateRunRequest": {
+        "run": "tldr-7",
+        "policy": {"hidden_size": 4, "hidden_state": "post_norm"},
+        "feedback": "policy",
+        "method": {"profile": "guarded", "width": 256},
+    },
+    "AliasRequest": {"head": 11, "expect": 12},
+    "RollbackRequest": {"to_step": 6, "reason": "the trainer resumed from its checkpoint"},
+}
+
+TENSORS = (
+    "A safetensors file: 8 bytes with the length of its header (little-endian), the header as "
+    "JSON, the tensors. The header's `__metadata__` holds one string, `request`: the JSON body "
+    "of this route, whose feedback objects have no `data` (and may be left out). Each tensor is "
+    "named by the id of the sample whose hidden states it holds, of shape [S, D_p]."
+)
+TENSOR_FILE = (
+    '\\u0098\\u0000…{"__metadata__":{"request":"{\\"samples\\":[{\\"id\\":\\"q1-a\\",…}]}"},'
+    '"q1-a":{"dtype":"BF16","shape":[2,4],"data_offsets":[0,16]}}…'
+)
+
+_FINGERPRINT = "9f2c5a7e41d80b36c1e7f04a2b9d6358e0f1a4c7b2d5938e6f70a1b4c8d2e953"
+_TIME = "2026-05-04T10:20:30.123456Z"
+_RUN: dict[str, Any] = {
+    "run": "tldr-7",
+    "fingerprint": _FINGERPRINT,
+    "policy": {"hidden_size": 4, "hidden_state": "post_norm", "last_token": True},
+    "feedback": "policy",
+    "method": {"profile": "guarded", "width": 256, "omega": {"kind": "constant", "value": 0.6}},
+    "branch": "main",
+    "step": 1,
+    "next_step": 2,
+    "head": 1,
+    "aliases": {"live": 1, "previous": 0, "candidate": 1, "reference": 0},
+    "archived": False,
+    "created_at": _TIME,
+    "branches": [{"branch": "main", "head": 1, "step": 1}],
+}
+_HEAD: dict[str, Any] = {
+    "run": "tldr-7",
+    "head": 1,
+    "parent": 0,
+    "branch": "main",
+    "step": 1,
+    "t": 1,
+    "omega": 0.6,
+    "reference": 0,
+    "accepted": True,
+    "verdict": "accepted",
+    "reason": "within the gate's bounds",
+    "metrics": {"sigma": 0.71, "gradient_norm": 0.09},
+    "created_at": _TIME,
+    "sha256": "4d1f9b02c87ae6531f0d92b7a45c8e16032fd7b98ac14e65d07b39f2c1a8e460",
+    "bytes": 12345,
+    "aliases": ["candidate", "live"],
+}
+
+ANSWERS: dict[str, Any] = {
+    "ScoreAnswer": {
+        "run": "tldr-7",
+        "head": 1,
+        "branch": "main",
+        "omega": 0.6,
+        "fingerprint": _FINGERPRINT,
+        "scores": [
+            {"id": "q1-a", "reward": 1.284, "vanilla_reward": 1.317},
+            {
+                "id": "q1-b",
+                "error": {
+                    "code": "feedback_size",
+                    "message": "bfloat16 of shape [2, 4] takes 16 bytes, got 14",
+                    "retryable": False,
+                    "field": "feedback.data",
+                },
+            },
+        ],
+    },
+    "AlignAnswer": {
+        "run": "tldr-7",
+        "step": 1,
+        "branch": "main",
+        "head": 1,
+        "candidate": 1,
+        "parent": 0,
+        "accepted": True,
+        "verdict": "accepted",
+        "reason": "within the gate's bounds",
+        "omega": 0.6,
+        "loss": {"bt": 0.412, "kl": 0.0, "total": 0.412},
+        "groups": {"used": 1, "skipped": 0, "pseudo": 0, "labelled": 1, "skipped_because": {}},
+        "drift": {
+            "reference": 0,
+            "spread_ratio": 1.02,
+            "rank_correlation": 0.99,
+            "samples": 2,
+        },
+        "sigma": 0.71,
+        "gradient_norm": 0.09,
+        "errors": [],
+        "notes": [],
+    },
+    "RunOut": _RUN,
+    "RunList": {"runs": [_RUN]},
+    "HeadOut": _HEAD,
+    "HeadList": {"heads": [_HEAD]},
+    "AliasOut": {"run": "tldr-7", "alias": "best", "head": 11, "previous": 12},
+    "ServerOut": {
+        "version": "0.1.0",
+        "model": "my-reward-model",
+        "fingerprint": _FINGERPRINT,
+        "hidden_size": 4096,
+        "max_length": 4096,
+        "dtype": "bfloat16",
+        "device": "cuda",
+        "deterministic": False,
+        "chat_template": True,
+    },
+}

@@ -1,0 +1,116 @@
+"""Routes of score and align."""
+
+# No postponed annotations here: FastAPI reads them, and must find the types.
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from fastapi import APIRouter
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from r2m.errors import Code
+from r2m_service.application.contract import (
+    AlignAnswer,
+    AlignRequest,
+    ScoreAnswer,
+    ScoreRequest,
+    VanillaRequest,
+)
+from r2m_service.transports.http.answers import answer
+from r2m_service.transports.http.body import Intake
+from r2m_service.transports.http.docs import BODY, OPEN_RUN, operation
+from r2m_service.transports.interface import Application
+
+T = TypeVar("T")
+
+
+def scoring(application: Application, intake: Intake) -> APIRouter:
+    """Rewards and updates: the routes that take hidden states."""
+    routes = APIRouter(tags=["score and align"])
+
+    @routes.post(
+        "/v1/score",
+        **operation(
+            "Rewards by the frozen reward model alone",
+            answer=ScoreAnswer,
+            request=VanillaRequest,
+            tensors=True,
+            codes=(*BODY, Code.DUPLICATE_ID),
+        ),
+    )
+    async def score(request: Request) -> Response:
+        async with intake.message(request, VanillaRequest, tensors=True) as message:
+            return answer(await _while_connected(request, application.score(None, message)))
+
+    @routes.post(
+        "/v1/runs/{run}/score",
+        **operation(
+            "Rewards by a head of a run",
+            answer=ScoreAnswer,
+            request=ScoreRequest,
+            tensors=True,
+            codes=(
+                *BODY,
+                *OPEN_RUN,
+                Code.DUPLICATE_ID,
+                Code.UNKNOWN_HEAD,
+                Code.UNKNOWN_ALIAS,
+                Code.HEAD_DAMAGED,
+            ),
+        ),
+    )
+    async def score_run(run: str, request: Request) -> Response:
+        async with intake.message(request, ScoreRequest, tensors=True) as message:
+            return answer(await _while_connected(request, application.score(run, message)))
+
+    @routes.post(
+        "/v1/runs/{run}/align",
+        **operation(
+            "One update of a run's head, exactly once for each step",
+            answer=AlignAnswer,
+            request=AlignRequest,
+            tensors=True,
+            codes=(
+                *BODY,
+                *OPEN_RUN,
+                Code.DUPLICATE_ID,
+                Code.UNKNOWN_BRANCH,
+                Code.STEP_CONFLICT,
+                Code.STEP_OUT_OF_ORDER,
+                Code.ALIGN_CONFLICT,
+            ),
+        ),
+    )
+    async def align(run: str, request: Request) -> Response:
+        # Not given up when the client goes: its retry then finds the answer.
+        async with intake.message(request, AlignRequest, tensors=True) as message:
+            return answer(await application.align(run, message))
+
+    return routes
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Await a use case, and give it up where its client hangs up.
+
+    Raises:
+        ClientDisconnect: nobody waits for the answer any more.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _hung_up(request: Request) -> None:
+    # The body has been read to its end: all that can come now is the end of the connection.
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,84 @@
+"""The application as the transports see it. Every method may raise `r2m.errors.Problem`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from r2m_service.application.contract import (
+    AliasOut,
+    AliasRequest,
+    AlignAnswer,
+    AlignRequest,
+    CreateRunRequest,
+    HeadList,
+    HeadOut,
+    RollbackRequest,
+    RunList,
+    RunOut,
+    ScoreAnswer,
+    ScoreRequest,
+    ServerOut,
+    VanillaRequest,
+)
+
+Progress = Callable[[int, int], None]
+"""Called in the event loop with (groups done, groups in all)."""
+
+
+class Application(Protocol):
+    """The use cases, one method for each."""
+
+    async def score(self, run: str | None, request: ScoreRequest | VanillaRequest) -> ScoreAnswer:
+        """Rewards; without a run, the frozen reward model's own."""
+        ...
+
+    async def align(
+        self, run: str, request: AlignRequest, progress: Progress | None = None
+    ) -> AlignAnswer:
+        """One update of a run's head."""
+        ...
+
+    async def create_run(self, request: CreateRunRequest) -> tuple[RunOut, bool]:
+        """A run, and whether this call made it."""
+        ...
+
+    async def list_runs(self) -> RunList:
+        """All runs."""
+        ...
+
+    async def get_run(self, run: str) -> RunOut:
+        """One run."""
+        ...
+
+    async def archive_run(self, run: str) -> RunOut:
+        """Make a run read-only."""
+        ...
+
+    async def list_heads(self, run: str) -> HeadList:
+        """A run's versions."""
+        ...
+
+    async def get_head(self, run: str, head: str) -> HeadOut:
+        """One version, by number or alias."""
+        ...
+
+    async def head_weights(self, run: str, head: str) -> tuple[HeadOut, bytes]:
+        """One version and its safetensors file."""
+        ...
+
+    async def set_alias(self, run: str, alias: str, request: AliasRequest) -> AliasOut:
+        """Move an alias."""
+        ...
+
+    async def rollback(self, run: str, request: RollbackRequest) -> RunOut:
+        """Open a branch at an earlier head or step."""
+        ...
+
+    def server(self) -> ServerOut:
+        """What this server holds."""
+        ...
+
+    def require_ready(self) -> None:
+        """Refuse (not_ready) while starting or draining."""
+        ...

@@ -1,0 +1,328 @@
+"""The `r2m` command."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from importlib.metadata import EntryPoint
+
+import click
+import pytest
+from click.testing import CliRunner
+from client_servers import HEAD, RUN, WEIGHTS, Refuse
+
+import r2m_client.cli as cli
+from r2m.errors import Code, Problem
+from r2m_client import HeadInfo
+from r2m_client._reading import read
+from r2m_client.cli._lineage import draw
+
+
+@pytest.fixture
+def r2m(http_server, monkeypatch):
+    """Runs the command against the fake server; the URL comes from the environment."""
+    monkeypatch.setenv("R2M_URL", http_server.url)
+    return lambda *args, **kwargs: CliRunner().invoke(cli.main, args, **kwargs)
+
+
+@pytest.fixture
+def added(monkeypatch):
+    """Replaces what installed packages add."""
+
+    def add(**points):
+        found = {
+            name: EntryPoint(name=name, value=value, group=cli.GROUP)
+            for name, value in points.items()
+        }
+        monkeypatch.setattr(cli, "plugins", lambda: found)
+
+    return add
+
+
+def test_version(r2m):
+    result = r2m("--version")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("r2m, version ")
+
+
+def test_help_loads_nothing_that_was_added(r2m, added):
+    added(serve="r2m_service.no_such_module:serve", other="no_such_package:command")
+    result = r2m("--help")
+    assert result.exit_code == 0
+    for words in ("heads  ", "runs  ", "score  ", "serve  Serve a reward model", "R2M_URL"):
+        assert words in result.stdout
+    assert "other  From no_such_package:command." in result.stdout
+    assert "r2m heads log my-run\n" in result.stdout  # the examples keep their lines
+
+
+def test_serve_without_the_service(r2m, added):
+    for points in ({"serve": "r2m_service.no_such_module:serve"}, {}):
+        added(**points)
+        result = r2m("serve", "--model", "x")
+        assert result.exit_code == 1
+        assert "install r2m-serve[service]" in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_broken_addition_is_one_line(r2m, added):
+    added(gone="no_such_package:command", odd="json:dumps", missing="json:no_such_name")
+    for name, words in (
+        ("gone", "ModuleNotFoundError"),
+        ("odd", "no click command"),
+        ("missing", "AttributeError"),
+    ):
+        result = r2m(name)
+        assert result.exit_code == 1
+        assert words in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+
+
+@click.command()
+@click.option("--loud", is_flag=True)
+def greet(loud):
+    """Say hello."""
+    click.echo("HELLO" if loud else "hello")
+
+
+def test_an_added_command_runs(r2m, added):
+    added(greet=f"{__name__}:greet")
+    assert r2m("greet", "--loud").stdout == "HELLO\n"
+    assert "Say hello." in r2m("greet", "--help").stdout
+
+
+def test_an_unknown_command(r2m, added):
+    added()
+    result = r2m("fly")
+    assert result.exit_code == 2
+    assert "No such command" in result.stderr
+
+
+# ------------------------------------------------------------------ runs and heads
+
+
+def test_runs(r2m, script):
+    script.steps.append({"runs": [RUN, {**RUN, "run": "a-longer-name", "archived": True}]})
+    lines = r2m("runs").stdout.splitlines()
+    assert lines[0].split() == [
+        "RUN", "BRANCH", "STEP", "HEAD", "FEEDBACK", "WIDTH", "PROFILE", "CREATED",
+    ]  # fmt: skip
+    assert lines[1].split() == [
+        "tldr", "main", "2", "1", "policy", "4", "guarded", "2026-11-20T10:00:00Z",
+    ]  # fmt: skip
+    assert lines[2].split()[:2] == ["a-longer-name", "archived"]
+    assert lines[1].index("main") == lines[2].index("archived")
+
+
+def test_runs_as_json(r2m):
+    found = json.loads(r2m("runs", "--json").stdout)
+    assert found[0]["run"] == "tldr"
+    assert found[0]["branches"][0] == {
+        "branch": "main",
+        "head": 1,
+        "step": 2,
+        "origin_branch": None,
+        "origin_head": None,
+        "origin_step": None,
+        "reason": None,
+    }
+
+
+def test_no_runs(r2m, script):
+    script.steps += [{"runs": []}, {"runs": []}]
+    assert r2m("runs").stdout == "no runs yet\n"
+    assert r2m("runs", "--json").stdout == "[]\n"
+
+
+def test_errors_are_one_line(r2m, script):
+    script.steps.append(Refuse(Problem(Code.UNKNOWN_RUN, "no run\nhas this name")))
+    result = r2m("heads", "log", "tldr")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == "Error: unknown_run: no run has this name\n"
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://127.0.0.1:1"])
+def test_a_server_that_is_not_there(r2m, url):
+    result = r2m("runs", "--url", url, "--timeout", "0.05")
+    assert result.exit_code == 1
+    assert url in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_heads_show(r2m, script):
+    lines = r2m("heads", "show", "tldr", "live").stdout.splitlines()
+    facts = {line.split(None, 1)[0]: line.split(None, 1)[1] for line in lines}
+    assert facts["verdict"] == "accepted"
+    assert facts["parent"] == "0"
+    assert facts["metrics.kl"] == "0.25"
+    assert facts["aliases"] == "live"
+    assert "reason" not in facts
+    assert script.seen[0].request == {"run": "tldr", "head": "live"}
+    assert json.loads(r2m("heads", "show", "tldr", "1", "--json").stdout) == HEAD
+
+
+def pulled():
+    return {**HEAD, "sha256": hashlib.sha256(WEIGHTS).hexdigest()}
+
+
+def test_heads_pull(r2m, script, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    script.steps += [pulled(), WEIGHTS]
+    result = r2m("heads", "pull", "tldr", "live")
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert [file.name for file in tmp_path.iterdir()] == ["tldr-1.safetensors"]
+    assert (tmp_path / "tldr-1.safetensors").read_bytes() == WEIGHTS
+    assert script.seen[1].request == {"run": "tldr", "head": "1"}  # not `live`: it may have moved
+
+
+def test_heads_pull_elsewhere(r2m, script, tmp_path):
+    script.steps += [pulled(), WEIGHTS, pulled(), WEIGHTS, pulled(), WEIGHTS]
+    assert r2m("heads", "pull", "tldr", "1", "-o", str(tmp_path / "x")).exit_code == 0
+    assert (tmp_path / "x").read_bytes() == WEIGHTS
+    assert r2m("heads", "pull", "tldr", "1", "-o", "-").stdout_bytes == WEIGHTS
+    result = r2m("heads", "pull", "tldr", "1", "-o", str(tmp_path / "no" / "x"))
+    assert result.exit_code == 1
+    assert "cannot write" in result.stderr
+
+
+def test_heads_pull_compares_the_hash(r2m, script, tmp_path):
+    target = tmp_path / "x"
+    target.write_text("old")
+    result = r2m("heads", "pull", "tldr", "1", "-o", str(target))
+    assert result.exit_code == 1
+    assert "SHA-256" in result.stderr
+    assert target.read_text() == "old"
+
+
+# ------------------------------------------------------------------ the lineage
+
+
+def version(number, parent, **facts):
+    return read(HeadInfo, {**HEAD, "head": number, "parent": parent, "aliases": [], **facts})
+
+
+def rejected(number, parent):
+    return version(number, parent, accepted=False, verdict="rejected", reason="drift\n0.4")
+
+
+def graph(*heads):
+    lines = draw(heads)
+    width = max(len(line.split("  ")[0]) for line in lines)
+    return [line[:width].rstrip() for line in lines]
+
+
+def test_a_straight_line():
+    lines = draw(
+        [
+            version(0, None, step=0, aliases=["reference"]),
+            version(1, 0, step=2, omega=0.6126, aliases=["live", "best"], branch="b1"),
+        ]
+    )
+    assert lines == [
+        "●  1 ← 0  step 2 of b1  ω 0.613  accepted  (live, best)",
+        "●  0  step 0 of main  ω 0.600  accepted  (reference)",
+    ]
+
+
+def test_a_rejected_candidate_hangs_beside():
+    heads = [version(0, None), rejected(1, 0), version(2, 0), version(3, 2)]
+    assert graph(*heads) == ["●", "●", "│ ○", "├─╯", "●"]
+    assert "1 ← 0  step 1 of main  ω 0.600  rejected: drift 0.4" in draw(heads)[2]
+
+
+def test_lanes_join_across_others():
+    heads = [version(0, None), version(1, 0), version(2, 1), rejected(3, 0), version(4, 1)]
+    assert graph(*heads) == ["●", "│ ○", "│ │ ●", "├─┼─╯", "● │", "├─╯", "●"]
+    three = [version(0, None), rejected(1, 0), rejected(2, 0), version(3, 0)]
+    assert graph(*three) == ["●", "│ ○", "│ │ ○", "├─┴─╯", "●"]
+
+
+def test_a_lane_that_ended_is_used_again():
+    heads = [version(0, None), version(1, None), version(2, 0), version(3, 1), version(4, 0)]
+    assert graph(*heads) == ["●", "│ ●", "│ │ ●", "│ ● │", "├───╯", "●"]
+
+
+def test_many_heads_in_any_order():
+    heads = [version(0, None), *(version(n, n - 1) for n in range(1, 300))]
+    lines = draw(reversed(heads))
+    assert len(lines) == 300
+    assert all(line.startswith("●  ") for line in lines)
+    assert draw([]) == []
+
+
+def test_heads_log(r2m):
+    result = r2m("heads", "log", "tldr")
+    assert result.stdout.splitlines()[0].startswith("●  1 ← 0  step 1 of main")
+    found = json.loads(r2m("heads", "log", "tldr", "--json").stdout)
+    assert [head["head"] for head in found] == [0, 1]
+    assert found[1] == {**asdict(read(HeadInfo, HEAD)), "aliases": ["live"]}
+
+
+# ------------------------------------------------------------------ score
+
+
+def lines_of(result):
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_score_of_one_text(r2m, script):
+    result = r2m("score", "--prompt", "why?", "--response", "☃", "--raw")
+    assert lines_of(result) == [{"id": "1", "vanilla_reward": 0.0}]
+    assert script.seen[0].request["samples"] == [
+        {"id": "1", "prompt": "why?", "response": "☃", "format": "raw"}
+    ]
+
+
+def test_prompt_and_response_go_together(r2m):
+    result = r2m("score", "--prompt", "why?")
+    assert result.exit_code == 2
+    assert "go together" in result.stderr
+
+
+def test_score_of_lines_keeps_to_the_head_of_the_first(r2m, script):
+    lines = [{"prompt": "p", "response": str(i)} for i in range(5)]
+    lines[1] |= {"id": "mine", "format": "raw", "group": "g"}
+    text = "\n\n".join(json.dumps(line) for line in lines)  # empty lines are no samples
+    result = r2m("score", "--run", "tldr", "--batch", "2", input=text)
+    assert result.exit_code == 0
+    assert [line["id"] for line in lines_of(result)] == ["1", "mine", "5", "7", "9"]
+    assert lines_of(result)[0] == {"id": "1", "reward": 0.5, "vanilla_reward": 0.0, "head": 12}
+    assert [seen.request["head"] for seen in script.seen] == ["live", "12", "12"]
+    assert script.seen[0].request["samples"][1]["group"] == "g"
+
+
+def test_samples_without_a_reward(r2m, script):
+    error = {"code": "text_too_long", "message": "99 tokens", "retryable": False}
+    scores = [{"id": "1", "error": error}, {"id": "2", "vanilla_reward": 1.5}]
+    script.steps.append({"fingerprint": "f", "scores": scores})
+    result = r2m("score", input='{"prompt":"p","response":"r"}\n' * 2)
+    assert result.exit_code == 1
+    assert lines_of(result) == [
+        {"id": "1", "error": {"code": "text_too_long", "message": "99 tokens"}},
+        {"id": "2", "vanilla_reward": 1.5},
+    ]
+    assert result.stderr == "Error: 1 of 2 samples have no reward\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("nonsense", "line 1 is not JSON"),
+        ("[1]", "line 1 is not a JSON object"),
+        ('{"prompt": "p"}', "line 1 has no string 'response'"),
+        ('{"prompt": 1, "response": "r"}', "line 1 has no string 'prompt'"),
+        ('{"prompt": "p", "response": "r", "colour": 1}', "line 1: 'colour' is not one of"),
+    ],
+)
+def test_lines_that_are_no_samples(r2m, script, line, words):
+    result = r2m("score", input=line)
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not script.seen
+
+
+def test_no_lines(r2m, script):
+    result = r2m("score", input="")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert not script.seen

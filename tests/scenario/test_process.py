@@ -1,0 +1,147 @@
+"""`r2m serve` as a process of its own: killed, restarted, stopped, and refusing to start."""
+
+import contextlib
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from safetensors.torch import load
+from support.rollouts import WIDTH_P, groups, samples
+
+from r2m_client import Client, NotFound, ServerError
+
+R2M = pathlib.Path(sys.executable).with_name("r2m")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Process:
+    def __init__(self, model, state, *flags):
+        self.http = f"http://127.0.0.1:{free_port()}"
+        self.grpc = f"grpc://127.0.0.1:{free_port()}"
+        self.process = subprocess.Popen(
+            [R2M, "serve", "--model", model, "--state", state, "--threads", "1",
+             "--http", self.http.split("//")[1], "--grpc", self.grpc.split("//")[1], *flags],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def wait_ready(self):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.process.stdout.read()
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"{self.http}/readyz", timeout=1),
+            ):
+                return self
+            time.sleep(0.05)
+        raise AssertionError("not ready")
+
+    def end(self, how=signal.SIGTERM):
+        if self.process.poll() is None:
+            os.kill(self.process.pid, how)
+        output, _ = self.process.communicate(timeout=30)
+        return self.process.returncode, output
+
+
+@contextlib.contextmanager
+def serving(model, state, *flags):
+    one = Process(model, state, *flags)
+    try:
+        yield one.wait_ready()
+    finally:
+        one.end(signal.SIGKILL)
+
+
+METHOD = {"width": 16, "learning_rate": 3e-4}
+
+
+def test_a_killed_server_goes_on_as_if_nothing_had_happened(reward_model, tmp_path):
+    state = tmp_path / "state"
+    with serving(reward_model, state, "--deterministic") as server, Client(server.grpc) as client:
+        client.create_run("killed", policy_hidden_size=WIDTH_P, method=METHOD)
+        client.create_run("whole", policy_hidden_size=WIDTH_P, method=METHOD)
+        whole = [client.align("whole", step=n, groups=groups(n)) for n in (1, 2, 3)]
+        acknowledged = [client.align("killed", step=n, groups=groups(n)) for n in (1, 2)]
+        rewards = client.score(samples(1), run="killed").rewards
+        first = client.score(samples(1), run="killed", head=0).rewards
+        server.end(signal.SIGKILL)
+    with serving(reward_model, state, "--deterministic") as server, Client(server.http) as client:
+        assert client.run("killed").step == 2
+        # A retry, now over the other transport, gets the stored answer.
+        assert client.align("killed", step=2, groups=groups(2)) == acknowledged[1]
+        assert client.score(samples(1), run="killed").rewards == rewards
+        assert client.score(samples(1), run="killed", head=0).rewards == first
+        third = client.align("killed", step=3, groups=groups(3))
+        assert third.loss == whole[2].loss
+        # Bit for bit the head of the run that was never interrupted.
+        ours, theirs = (load(client.head_weights(run, 3)) for run in ("killed", "whole"))
+        assert all(ours[name].equal(theirs[name]) for name in theirs)
+        code, output = server.end(signal.SIGTERM)
+    assert code == 0
+    assert "draining" in output
+    assert "Traceback" not in output
+    if not list((tmp_path / "state").glob("**/*.part")):
+        return
+    raise AssertionError("temporary files were left behind")
+
+
+def test_a_run_of_another_backbone_can_only_be_read(reward_model, tmp_path):
+    state = tmp_path / "state"
+    with serving(reward_model, state) as server, Client(server.http) as client:
+        client.create_run("r", policy_hidden_size=WIDTH_P, method=METHOD)
+        server.end()
+    other = serving(reward_model, state, "--max-length", "64")
+    with other as server, Client(server.http) as http, Client(server.grpc) as grpc:
+        for client in (http, grpc):
+            assert client.run("r").head == 0
+            assert load(client.head_weights("r"))
+            for call in (
+                lambda client=client: client.score(samples(1), run="r"),
+                lambda client=client: client.align("r", step=1, groups=[]),
+                lambda client=client: client.set_alias("r", "a", 0),
+                lambda client=client: client.create_run(
+                    "r", policy_hidden_size=WIDTH_P, method=METHOD
+                ),
+            ):
+                with pytest.raises(ServerError) as caught:
+                    call()
+                assert caught.value.code == "backbone_mismatch"
+            with pytest.raises(NotFound):
+                client.run("s")
+
+
+def refused(*flags):
+    done = subprocess.run(
+        [R2M, "serve", *flags], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+def test_a_server_that_cannot_start_says_why_in_one_line(reward_model, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        state = ("--model", str(reward_model), "--state", str(tmp_path / "s"))
+        assert address in refused(*state, "--http", address)
+        assert "--grpc" in refused(*state, "--http", "127.0.0.1:0", "--grpc", address)
+    ports = ("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0")
+    assert "no folder" in refused("--model", str(tmp_path / "nowhere"), *ports)
+    (tmp_path / "file").write_text("")
+    line = refused("--model", str(reward_model), "--state", str(tmp_path / "file" / "s"), *ports)
+    assert str(tmp_path / "file") in line
+    assert "--http" in refused("--model", "x", "--http", "nonsense")
+    assert "--token-budget" in refused("--model", "x", "--token-budget", "many")

@@ -1,0 +1,340 @@
+"""An application that answers without thinking, and both transports around it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import struct
+from typing import Any
+
+import grpc
+import grpc.aio
+import httpx
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from r2m.v1 import r2m_pb2 as pb
+from r2m.v1 import r2m_pb2_grpc
+from r2m_service.application import contract
+from r2m_service.transports.grpc.health import Health
+from r2m_service.transports.grpc.server import build_grpc
+from r2m_service.transports.http.app import build_app
+
+SERVICE = "r2m.v1.RewardModelService"
+WEIGHTS = bytes(range(256)) * 8192 + b"end"  # two whole chunks and a rest
+
+
+def run_out(name: str) -> contract.RunOut:
+    return contract.RunOut(
+        run=name,
+        fingerprint="f" * 64,
+        policy=contract.PolicyOut(hidden_size=4, hidden_state="post_norm", last_token=True),
+        feedback="policy",
+        method={"width": 256, "max_grad_norm": None, "omega": {"kind": "constant", "value": 0.6}},
+        branch="main",
+        step=2,
+        next_step=3,
+        head=1,
+        aliases={"live": 1},
+        archived=False,
+        created_at="2026-01-01T00:00:00Z",
+        branches=[contract.BranchOut(branch="main", head=1, step=2)],
+    )
+
+
+def head_out(run: str, head: str) -> contract.HeadOut:
+    return contract.HeadOut(
+        run=run,
+        head=int(head),
+        branch="main",
+        step=2,
+        t=1,
+        omega=0.6,
+        reference=0,
+        accepted=True,
+        verdict="accepted",
+        reason="",
+        metrics={"loss": {"bt": 0.5, "gre": None}, "groups": 3},
+        created_at="2026-01-01T00:00:00Z",
+        sha256="a" * 64,
+        bytes=len(WEIGHTS),
+        aliases=["live"],
+    )
+
+
+class FakeApplication:
+    """Remembers its calls; raises `error` where one is set."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.error: BaseException | None = None
+        self.ready = True
+        self.align_seconds = 0.0
+        self.score_seconds = 0.0
+        self.cancelled: list[str] = []
+        self.begun = asyncio.Event()
+
+    def _call(self, *call: Any) -> None:
+        self.calls.append(call)
+        self.begun.set()
+        if self.error is not None:
+            raise self.error
+
+    async def _pause(self, name: str, seconds: float) -> None:
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            self.cancelled.append(name)
+            raise
+
+    async def score(self, run: Any, request: Any) -> contract.ScoreAnswer:
+        self._call("score", run, request)
+        await self._pause("score", self.score_seconds)
+        scores = [
+            contract.ScoreOut(id=one.id, reward=len(one.response) / 4, vanilla_reward=0.0)
+            for one in request.samples
+        ]
+        if run is None:
+            return contract.ScoreAnswer(fingerprint="f" * 64, scores=scores)
+        return contract.ScoreAnswer(
+            run=run, head=0, branch="main", omega=0.6, fingerprint="f" * 64, scores=scores
+        )
+
+    async def align(self, run: str, request: Any, progress: Any = None) -> contract.AlignAnswer:
+        self._call("align", run, request)
+        groups = len(request.groups)
+        for done in range(groups):
+            await self._pause("align", self.align_seconds)
+            if progress is not None:
+                progress(done + 1, groups)
+        return contract.AlignAnswer(
+            run=run,
+            step=request.step,
+            branch="main",
+            head=1,
+            parent=0,
+            candidate=1,
+            accepted=True,
+            verdict="accepted",
+            reason="",
+            omega=0.6,
+            loss=contract.LossOut(bt=0.5, total=0.5),
+            groups=contract.GroupCounts(
+                used=groups, skipped=0, pseudo=groups, labelled=0, skipped_because={"equal": 0}
+            ),
+            errors=[
+                contract.SampleError(
+                    id="x",
+                    group="g",
+                    error=contract.ErrorOut(code="text_empty", message="m", retryable=False),
+                )
+            ],
+        )
+
+    async def create_run(self, request: Any) -> tuple[contract.RunOut, bool]:
+        self._call("create_run", request)
+        return run_out(request.run), sum(one[0] == "create_run" for one in self.calls) == 1
+
+    async def list_runs(self) -> contract.RunList:
+        self._call("list_runs")
+        return contract.RunList(runs=[run_out("a"), run_out("b")])
+
+    async def get_run(self, run: str) -> contract.RunOut:
+        self._call("get_run", run)
+        return run_out(run)
+
+    async def archive_run(self, run: str) -> contract.RunOut:
+        self._call("archive_run", run)
+        return run_out(run).model_copy(update={"archived": True})
+
+    async def list_heads(self, run: str) -> contract.HeadList:
+        self._call("list_heads", run)
+        return contract.HeadList(heads=[head_out(run, "0")])
+
+    async def get_head(self, run: str, head: str) -> contract.HeadOut:
+        self._call("get_head", run, head)
+        return head_out(run, head)
+
+    async def head_weights(self, run: str, head: str) -> tuple[contract.HeadOut, bytes]:
+        self._call("head_weights", run, head)
+        return head_out(run, head), WEIGHTS
+
+    async def set_alias(self, run: str, alias: str, request: Any) -> contract.AliasOut:
+        self._call("set_alias", run, alias, request)
+        return contract.AliasOut(run=run, alias=alias, head=request.head, previous=request.expect)
+
+    async def rollback(self, run: str, request: Any) -> contract.RunOut:
+        self._call("rollback", run, request)
+        return run_out(run)
+
+    def server(self) -> contract.ServerOut:
+        self._call("server")
+        return contract.ServerOut(
+            version="0",
+            model="m",
+            fingerprint="f" * 64,
+            hidden_size=8,
+            max_length=128,
+            dtype="float32",
+            device="cpu",
+            deterministic=True,
+            chat_template=True,
+        )
+
+    def require_ready(self) -> None:
+        from r2m.errors import Code, Problem
+
+        if not self.ready:
+            raise Problem(Code.NOT_READY, "the server is starting")
+
+
+@dataclasses.dataclass
+class Failure:
+    """An error as a client sees it, over whichever transport."""
+
+    code: str
+    message: str
+    field: str | None
+    retryable: bool
+    status: Any
+    pause: float | None
+
+
+def http_failure(response: httpx.Response) -> Failure:
+    assert response.headers["content-type"] == "application/json"
+    body = response.json()
+    assert set(body) == {"error"}
+    error = contract.ErrorOut.model_validate(body["error"])
+    pause = response.headers.get("retry-after")
+    return Failure(
+        error.code,
+        error.message,
+        error.field,
+        error.retryable,
+        response.status_code,
+        None if pause is None else float(pause),
+    )
+
+
+def grpc_failure(error: grpc.aio.AioRpcError) -> Failure:
+    trailing = dict(error.trailing_metadata() or ())
+    raw = trailing["grpc-status-details-bin"]
+    assert isinstance(raw, bytes)
+    status = Status.FromString(raw)
+    info, pause = ErrorInfo(), None
+    assert status.details[0].Unpack(info)
+    assert info.domain == "r2m"
+    assert status.message == error.details()
+    assert status.code == error.code().value[0]
+    for one in status.details[1:]:
+        retry = RetryInfo()
+        assert one.Unpack(retry)
+        pause = float(retry.retry_delay.seconds)
+    return Failure(
+        info.reason,
+        status.message,
+        info.metadata.get("field"),
+        {"true": True, "false": False}[info.metadata["retryable"]],
+        error.code(),
+        pause,
+    )
+
+
+class Wires:
+    """Both transports of one application, as clients see them."""
+
+    def __init__(self, application: Any, http: httpx.AsyncClient, channel: grpc.aio.Channel):
+        self.application = application
+        self.http = http
+        self.channel = channel
+        self.stub: Any = r2m_pb2_grpc.RewardModelServiceStub(channel)
+
+    async def over_http(self, method: str, path: str, **given: Any) -> Failure | Any:
+        response = await self.http.request(method, path, **given)
+        return response.json() if response.is_success else http_failure(response)
+
+    async def over_grpc(self, method: str, message: Any) -> Failure | Any:
+        try:
+            return await getattr(self.stub, method)(message, timeout=10)
+        except grpc.aio.AioRpcError as error:
+            return grpc_failure(error)
+
+    async def raw(self, method: str, data: bytes) -> Failure | bytes:
+        try:
+            return await self.channel.unary_unary(f"/{SERVICE}/{method}")(data, timeout=10)
+        except grpc.aio.AioRpcError as error:
+            return grpc_failure(error)
+
+    async def stream(self, *parts: Any) -> tuple[list[Any], Failure | None]:
+        """AlignStream with these messages (or raw bytes): what came back, and how it ended."""
+        call = self.channel.stream_stream(f"/{SERVICE}/AlignStream")(timeout=10)
+        answers = []
+        try:
+            for part in parts:
+                await call.write(part if isinstance(part, bytes) else part.SerializeToString())
+            await call.done_writing()
+        except asyncio.InvalidStateError:
+            pass  # the server has ended the call already
+        except grpc.aio.AioRpcError as error:
+            return [], grpc_failure(error)
+        try:
+            async for raw in call:
+                answers += [pb.AlignStreamResponse.FromString(raw)]
+        except grpc.aio.AioRpcError as error:
+            return answers, grpc_failure(error)
+        return answers, None
+
+
+@contextlib.asynccontextmanager
+async def serving(application: Any = None, **settings: Any):
+    """Both transports around an application: HTTP without a socket, gRPC over loopback."""
+    application = application or FakeApplication()
+    http_settings = {
+        "max_body_bytes": settings.get("max_bytes", 1 << 20),
+        "budget": settings.get("budget"),
+        "idle_seconds": settings.get("idle_seconds", 5.0),
+    }
+    app = build_app(application, **http_settings)
+    server = build_grpc(
+        application,
+        max_message_bytes=settings.get("max_bytes", 4 << 20),
+        max_stream_bytes=settings.get("max_stream_bytes"),
+        budget=settings.get("budget"),
+        idle_seconds=settings.get("idle_seconds", 5.0),
+        health=settings.get("health") or Health(),
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    transport = httpx.ASGITransport(app=app)
+    try:
+        async with (
+            httpx.AsyncClient(transport=transport, base_url="http://server") as client,
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        ):
+            yield Wires(application, client, channel)
+    finally:
+        await server.stop(None)
+
+
+def safetensors(
+    request: Any, tensors: dict[str, tuple[str, list[int], bytes]], *, pad: bool = True
+) -> bytes:
+    """A safetensors body, written without the package."""
+    header: dict[str, Any] = {}
+    if request is not None:
+        text = request if isinstance(request, str) else json.dumps(request)
+        header["__metadata__"] = {"request": text}
+    at = 0
+    for name, (dtype, shape, data) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(data)]}
+        at += len(data)
+    raw = json.dumps(header).encode()
+    if pad:
+        raw += b" " * (-len(raw) % 8)
+    return struct.pack("<Q", len(raw)) + raw + b"".join(one[2] for one in tensors.values())
+
+
+def sample(name: str = "a", **more: Any) -> dict[str, Any]:
+    return {"id": name, "prompt": "p", "response": "r", **more}
