@@ -35,7 +35,7 @@ gates = st.builds(
 @given(
     omega=omegas,
     gate=gates,
-    learning_rate=positive,
+    learning_rate=positive.filter(lambda rate: rate <= 1000),
     alpha=share,
     max_grad_norm=st.none() | positive,
     width=st.integers(1, 65536),

@@ -5,7 +5,7 @@ import contextlib
 import inspect
 
 import pytest
-from transport_fakes import serving
+from transport_wires import serving
 
 
 def pytest_pyfunc_call(pyfuncitem):

@@ -6,7 +6,8 @@ import base64
 from typing import Any
 
 import pytest
-from transport_fakes import Failure, sample, serving
+from transport_fakes import sample
+from transport_wires import Failure, serving
 
 from r2m.errors import TABLE, Code
 from r2m.v1 import r2m_pb2 as pb

@@ -10,7 +10,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transport_fakes import SERVICE, WEIGHTS, Failure, serving
+from transport_fakes import WEIGHTS
+from transport_wires import SERVICE, Failure, serving
 
 from r2m.errors import TABLE, Code, Problem
 from r2m.v1 import r2m_pb2 as pb

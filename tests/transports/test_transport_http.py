@@ -6,7 +6,8 @@ import logging
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transport_fakes import WEIGHTS, Failure, FakeApplication, http_failure, sample, serving
+from transport_fakes import WEIGHTS, FakeApplication, sample
+from transport_wires import Failure, http_failure, serving
 
 from r2m.errors import TABLE, Code, Problem
 from r2m_service.transports.http.app import build_app

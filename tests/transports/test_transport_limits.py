@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from transport_fakes import Failure, serving
+from transport_wires import Failure, serving
 
 from r2m.errors import Code, Problem
 from r2m.v1 import r2m_pb2 as pb

@@ -4,7 +4,8 @@ import re
 from typing import Any
 
 import pytest
-from transport_fakes import FakeApplication, serving
+from transport_fakes import FakeApplication
+from transport_wires import serving
 
 from r2m_service.application import contract
 from r2m_service.application.parsing import parse

@@ -36,6 +36,7 @@ SAMPLE = {"id": "a", "prompt": "p", "response": "r"}
         ({"samples": [{**SAMPLE, "id": ""}]}, "samples[0].id", "at least 1 character"),
         ({"samples": [{**SAMPLE, "format": "x"}]}, "samples[0].format", "'chat', 'raw' or ''"),
         ({"samples": [], "head": None}, "head", "a string, got null"),
+        ({"samples": [], "head": {}}, "head", "a string, got an object"),
         ({"samples": [], "head": [1]}, "head", "a string, got a list"),
         (
             {"samples": [{**SAMPLE, "feedback": {"dtype": "x", "shape": [1, "y"]}}]},
@@ -63,7 +64,9 @@ def test_further_errors_are_counted_by_field_not_by_union_member():
 
 @pytest.mark.parametrize("step", ["0", 0, -3, 2**31, 10**400, 1.5, "x", None, float("inf")])
 def test_steps_out_of_range(step):
-    assert refused(AlignRequest, {"step": step, "groups": []}).field == "step"
+    problem = refused(AlignRequest, {"step": step, "groups": []})
+    assert problem.field == "step"
+    assert len(problem.message) < 80
 
 
 def test_long_values_and_keys_are_cut():
@@ -92,7 +95,13 @@ def test_long_values_and_keys_are_cut():
     ],
 )
 def test_what_is_no_json(raw):
-    assert len(refused(AlignRequest, raw).message) < 200
+    for model in (AlignRequest, CreateRunRequest):
+        assert len(refused(model, raw).message) < 200
+
+
+@pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity"])
+def test_numbers_are_those_of_json(number):
+    refused(CreateRunRequest, b'{"run": "a", "method": {"alpha": ' + number + b"}}")
 
 
 def test_a_lone_surrogate_in_a_value_is_refused():

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
-from transport_fakes import Failure, http_failure, safetensors, sample, serving
+from transport_fakes import safetensors, sample
+from transport_wires import Failure, http_failure, serving
 
 from r2m.errors import Code, Problem
 from r2m_service.transports.http import tensors as module

@@ -6,9 +6,10 @@ import grpc.aio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transport_fakes import SERVICE, serving
+from transport_wires import SERVICE, serving
 
 from r2m.v1 import r2m_pb2 as pb
+from r2m_service.transports.grpc import streams
 from r2m_service.transports.limits import ByteBudget
 
 MiB = 1 << 20
@@ -146,6 +147,15 @@ async def test_progress_comes_while_it_works_and_not_too_often():
     assert 1 <= len(done) <= 8
     assert done == sorted(set(done))
     assert {one.progress.groups_total for one in steps} == {40}
+
+
+async def test_progress_that_stands_still_is_not_repeated(monkeypatch):
+    monkeypatch.setattr(streams, "PROGRESS_SECONDS", 0.01)
+    async with serving() as wires:
+        wires.application.align_seconds = 0.1
+        request = pb.AlignRequest(step=1, groups=[pb.Group(id="a"), pb.Group(id="b")])
+        answers, _ = await wires.stream(pb.AlignStreamRequest(request=request))
+    assert [one.progress.groups_done for one in answers[:-1]] == [1]
 
 
 async def test_a_stream_that_pauses_is_given_up():

@@ -17,6 +17,8 @@ OmegaKind = Literal["cosine", "constant", "ramp"]
 _T = TypeVar("_T")
 
 PAPER_WIDTH = 2048
+LARGEST = 1000.0
+"""Of rates and weights: far beyond sense, and far from where float32 overflows by itself."""
 _STRICT = {"extra": "forbid"}
 
 
@@ -142,12 +144,14 @@ class MethodSettings:
             raise ValueError(f"width is between 1 and 65536, got {self.width}")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha is between 0 and 1, got {self.alpha}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate is a positive number, got {self.learning_rate}")
+        if not 0 < self.learning_rate <= LARGEST:
+            raise ValueError(
+                f"learning_rate is above 0 and at most {LARGEST:g}, got {self.learning_rate}"
+            )
         for key in ("weight_decay", "kl_weight"):
             given = getattr(self, key)
-            if not 0 <= given < math.inf:
-                raise ValueError(f"{key} is a number of at least 0, got {given}")
+            if not 0 <= given <= LARGEST:
+                raise ValueError(f"{key} is between 0 and {LARGEST:g}, got {given}")
         if self.max_grad_norm is not None and not 0 < self.max_grad_norm < math.inf:
             raise ValueError(
                 f"max_grad_norm is a positive number, or null to switch clipping off, "

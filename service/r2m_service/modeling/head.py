@@ -55,7 +55,8 @@ class Head:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-        self.tensors = dict(tensors)
+        # A file is read in any order; sums over all tensors (the gradient's norm) need one.
+        self.tensors = dict(sorted(tensors.items()))
         self.metadata = dict(metadata)
         self._check()
         self.w_R = self.tensors["head.weight"][0]
@@ -121,7 +122,16 @@ class Head:
         """The head of a file made by `to_bytes`."""
         size = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})
-        return Head(load(data), json.loads(metadata.get(METADATA_KEY, "{}")))
+        return Head(load_aligned(data), json.loads(metadata.get(METADATA_KEY, "{}")))
+
+
+def load_aligned(data: bytes) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, each in memory of its own.
+
+    Read in place they would start wherever the file's bytes happen to lie, and BLAS promises the
+    same bits only for the same alignment.
+    """
+    return {name: tensor.clone() for name, tensor in load(data).items()}
 
 
 def first_head(

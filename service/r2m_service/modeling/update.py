@@ -18,10 +18,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
-from r2m_service.modeling.head import Head
+from r2m_service.modeling.head import Head, load_aligned
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -92,7 +92,7 @@ class Moments:
     @staticmethod
     def from_bytes(data: bytes, device: torch.device) -> Moments:
         """The state of a file made by `to_bytes`."""
-        tensors = load(data)
+        tensors = load_aligned(data)
         t = int(tensors.pop("t"))
         return Moments(
             t,

@@ -80,8 +80,8 @@ def _tensors(entries: dict[str, object], body: memoryview, first: int) -> dict[s
     at = 0
     tensors: dict[str, TensorValue] = {}
     for start, end, name, stored, shape in spans:
-        if start != at or end > len(buffer):
-            raise _malformed(f"the offsets of {excerpt(name)} leave a hole, overlap or go too far")
+        if start != at:
+            raise _malformed(f"the offsets of {excerpt(name)} leave a hole or overlap")
         at = end
         dtype, item = _DTYPES.get(stored, (stored.lower()[:20], 0))
         if item and _bytes_of(shape, item, end - start) != end - start:
@@ -92,7 +92,7 @@ def _tensors(entries: dict[str, object], body: memoryview, first: int) -> dict[s
         aligned = not item or (first + start) % item == 0
         tensors[name] = TensorValue(dtype, shape, view if aligned else bytearray(view))
     if at != len(buffer):
-        raise _malformed("there are bytes behind the last tensor")
+        raise _malformed("the last tensor does not end where the body ends")
     return tensors
 
 

@@ -1,0 +1,219 @@
+"""The engine on a real tiny model: frozen for good, the same bit for bit, never in the way long."""
+
+import asyncio
+import math
+
+import numpy as np
+import pytest
+import torch
+from support.rollouts import PROMPTS, RESPONSES, states
+
+from r2m.errors import Code, Problem
+from r2m.tensors import tensor_value
+from r2m_service.application.ports import AlignGroup, AlignJob, HeadKey, HeadSource, Item, Text
+from r2m_service.domain.method import MethodSettings, Omega
+from r2m_service.engine.torch_engine import EngineLimits, TorchEngine
+from r2m_service.modeling.backbone import load_backbone
+from r2m_service.modeling.head import Head
+
+WIDTH_P = 24
+METHOD = MethodSettings(
+    profile="guarded", width=16, alpha=0.3, learning_rate=1e-2, weight_decay=0.0,
+    max_grad_norm=1.0, omega=Omega(kind="constant", value=0.6), kl_weight=1.0,
+    labels="outside_first",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def backbone(reward_model):
+    return load_backbone(str(reward_model))
+
+
+@pytest.fixture(params=[False, True], ids=["batched", "deterministic"])
+def engine(backbone, request):
+    one = TorchEngine(backbone, deterministic=request.param)
+    one.start()
+    yield one
+    one.stop()
+
+
+def source(data, *, omega=0.6, feedback="policy"):
+    return HeadSource(HeadKey(str(hash(data)), omega), feedback, lambda: data)
+
+
+async def items(engine, seed, count):
+    texts = [
+        Text(PROMPTS[seed % 3], f"{RESPONSES[(seed + n) % 5]} " * (1 + n % 4) + str(n))
+        for n in range(count)
+    ]
+    ids = await engine.encode(texts)
+    return [
+        Item(one, tensor_value(states(100 * seed + n, width=WIDTH_P), dtype="float32"))
+        for n, one in enumerate(ids)
+    ]
+
+
+async def job(engine, data, seed, *, t=0, optimizer=None, size=4, **changes):
+    groups = [AlignGroup(await items(engine, 10 * seed + g, size), None) for g in range(3)]
+    return AlignJob(
+        **{
+            "parent": source(data), "reference": source(first(engine)), "optimizer": optimizer,
+            "t": t, "method": METHOD, "candidate_omega": 0.6, "groups": groups, **changes,
+        }
+    )  # fmt: skip
+
+
+def first(engine, feedback="policy"):
+    width = WIDTH_P if feedback == "policy" else engine.info.hidden_size
+    return engine.first_head(policy_width=width, feedback=feedback, method=METHOD)
+
+
+async def trained(engine, steps=3):
+    data, optimizer = first(engine), None
+    for n in range(steps):
+        update = await engine.align(
+            await job(engine, data, n, t=n, optimizer=optimizer), lambda _: None
+        )
+        assert update.finite
+        data, optimizer = update.weights, update.optimizer
+    return data
+
+
+def test_the_backbone_is_bit_identical_after_training(engine, backbone):
+    before = backbone.fingerprint
+    data = asyncio.run(trained(engine, steps=4))
+    assert Head.from_bytes(data).metadata["t"] == 4
+    assert backbone.compute_fingerprint() == before
+
+
+def test_deterministic_rewards_are_the_same_bit_for_bit_in_any_batch(backbone):
+    async def rewards(engine, data):
+        batch = await items(engine, 5, 12)
+        together = await engine.score(source(data), batch)
+        backwards = await engine.score(source(data), batch[::-1])
+        alone = [(await engine.score(source(data), [item]))[0] for item in batch]
+        assert together == backwards[::-1] == alone
+        return together
+
+    async def scenario():
+        engine = TorchEngine(backbone, deterministic=True)
+        cold = TorchEngine(backbone, deterministic=True, limits=EngineLimits(cache_bytes=0))
+        for one in (engine, cold):
+            one.start()
+        try:
+            data = await trained(engine)
+            assert await trained(cold) == data
+            assert await rewards(engine, data) == await rewards(cold, data)
+        finally:
+            engine.stop()
+            cold.stop()
+
+    asyncio.run(scenario())
+
+
+def test_batched_rewards_differ_by_rounding_alone(backbone):
+    async def scenario():
+        engine = TorchEngine(backbone, limits=EngineLimits(cache_bytes=0))
+        engine.start()
+        try:
+            data = await trained(engine)
+            batch = await items(engine, 5, 12)
+            together = await engine.score(source(data), batch)
+            alone = [(await engine.score(source(data), [item]))[0] for item in batch]
+        finally:
+            engine.stop()
+        found, expected = (np.array([s.reward for s in side]) for side in (together, alone))
+        assert np.abs(found - expected).max() < 1e-5 * expected.std()
+
+    asyncio.run(scenario())
+
+
+def test_a_score_waits_for_at_most_one_group_of_an_align(engine):
+    """Between two turns of an align, a score that came meanwhile has been answered."""
+
+    async def scenario():
+        data = first(engine)
+        waiting = await items(engine, 7, 1)
+        seen, scores = [], []
+
+        def progress(done):
+            seen.append((done, sum(task.done() for task in scores)))
+            scores.append(asyncio.ensure_future(engine.score(source(data), waiting)))
+
+        await engine.score(source(data), waiting)  # loaded and embedded
+        big = await job(engine, data, 1, size=8)
+        await engine.align(big, progress)
+        # By group n + 2 the score that came in after group n was there.
+        assert all(finished >= done - 2 for done, finished in seen), seen
+        assert len(seen) == 3
+        await asyncio.gather(*scores)
+
+    asyncio.run(scenario())
+
+
+def test_a_broken_head_file_fails_its_own_call(engine):
+    async def scenario():
+        def read():
+            raise Problem(Code.HEAD_DAMAGED, "the file is cut off")
+
+        broken = HeadSource(HeadKey("broken", 0.6), "policy", read)
+        batch = await items(engine, 1, 2)
+        for _ in range(2):
+            with pytest.raises(Problem, match="cut off"):
+                await engine.score(broken, batch)
+        assert len(await engine.score(source(first(engine)), batch)) == 2
+
+    asyncio.run(scenario())
+
+
+def test_states_that_overflow_have_an_error_and_not_a_number(engine):
+    async def scenario():
+        data = await trained(engine, steps=1)
+        batch = await items(engine, 2, 3)
+        huge = tensor_value(np.full((4, WIDTH_P), 3e38, np.float32), dtype="float32")
+        batch[1] = Item(batch[1].token_ids, huge)
+        scored = await engine.score(source(data), batch)
+        assert isinstance(scored[1], Problem)
+        assert scored[1].code == Code.REWARD_NOT_FINITE
+        assert all(math.isfinite(scored[n].reward) for n in (0, 2))
+
+    asyncio.run(scenario())
+
+
+def test_a_candidate_that_overflows_is_not_finite(engine):
+    async def scenario():
+        head = Head.from_bytes(first(engine))
+        wild = Head({**head.tensors, "w_v": head.tensors["w_v"] * 1e30}, {}).to_bytes()
+        update = await engine.align(await job(engine, wild, 1), lambda _: None)
+        assert not update.finite
+
+    asyncio.run(scenario())
+
+
+def test_the_reference_pulls_and_feedback_of_the_backbone_needs_no_states(engine):
+    async def scenario():
+        data = await trained(engine)
+        moved = await engine.align(await job(engine, data, 5, t=3), lambda _: None)
+        assert moved.kl > 0
+        at_start = await engine.align(await job(engine, first(engine), 5), lambda _: None)
+        assert at_start.kl == pytest.approx(0.0, abs=1e-9)
+        own = first(engine, "backbone")
+        plain = [Item(item.token_ids, None) for item in await items(engine, 3, 4)]
+        update = await engine.align(
+            AlignJob(
+                parent=source(own, feedback="backbone"),
+                reference=source(own, feedback="backbone"),
+                optimizer=None,
+                t=0,
+                method=METHOD,
+                candidate_omega=0.6,
+                groups=[AlignGroup(plain, None)],
+            ),  # fmt: skip
+            lambda _: None,
+        )
+        assert update.finite
+        assert Head.from_bytes(update.weights).tensors["w_o"].any()
+        with torch.no_grad():
+            assert not Head.from_bytes(own).tensors["w_o"].any()
+
+    asyncio.run(scenario())
