@@ -208,7 +208,7 @@ def test_the_reference_pulls_and_feedback_of_the_backbone_needs_no_states(engine
                 method=METHOD,
                 candidate_omega=0.6,
                 groups=[AlignGroup(plain, None)],
-            ),  # fmt: skip
+            ),
             lambda _: None,
         )
         assert update.finite

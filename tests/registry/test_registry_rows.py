@@ -17,6 +17,7 @@ from r2m_service.domain.runs import Policy
 from r2m_service.registry.rows import settings_from_json, settings_to_json
 
 positive = st.floats(0, 1e300, exclude_min=True)
+rates = st.floats(0, 1000, exclude_min=True)
 share = st.floats(0, 1)
 omegas = st.one_of(
     st.builds(Omega, kind=st.just("constant"), value=share),
@@ -35,7 +36,7 @@ gates = st.builds(
 @given(
     omega=omegas,
     gate=gates,
-    learning_rate=positive.filter(lambda rate: rate <= 1000),
+    learning_rate=rates,
     alpha=share,
     max_grad_norm=st.none() | positive,
     width=st.integers(1, 65536),

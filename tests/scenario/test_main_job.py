@@ -1,5 +1,7 @@
 """The scenario of the first issue, over HTTP and over gRPC, and that both tell the same story."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from r2m_client import (
     AliasMoved,
     Client,
     Conflict,
+    DeadlineError,
     Group,
     InvalidRequest,
     NotFound,
@@ -354,3 +357,20 @@ def test_a_candidate_that_drifts_too_far_is_rejected_and_live_stays(client, run_
     assert (second.parent, second.candidate, client.head(run_name, 2).t) == (0, 2, 1)
     with pytest.raises(InvalidRequest, match="never was live"):
         client.rollback(run_name, to=1)
+
+
+def test_an_align_whose_caller_gave_up_is_answered_to_the_retry(server, run_name):
+    with Client(server.urls["grpc"], wire_dtype="float32", retries=0) as client:
+        client.create_run(run_name, policy_hidden_size=WIDTH_P, method=METHOD)
+        big = groups(1, count=30, size=8)
+        with (
+            Client(server.urls["grpc"], wire_dtype="float32", retries=0, timeout=0.05) as hasty,
+            pytest.raises(DeadlineError),
+        ):
+            hasty.align(run_name, step=1, groups=big)
+        # Nobody asks again, and the work is finished all the same.
+        deadline = time.monotonic() + 30
+        while client.run(run_name).step == 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert client.run(run_name).step == 1
+        assert client.align(run_name, step=1, groups=big).head == 1

@@ -70,6 +70,7 @@ class Align:
         self._blobs = blobs
         self._engine = engine
         self._locks: dict[str, asyncio.Lock] = {}
+        self._running: set[asyncio.Task[AlignAnswer]] = set()
 
     async def __call__(
         self, name: str, request: AlignRequest, progress: Progress | None = None
@@ -83,23 +84,37 @@ class Align:
         _require_form(request)
         await find_run(self._registry, name)  # no lock for names that nobody created
         hashed = await asyncio.to_thread(content_hash, request)
-        async with self._locks.setdefault(name, asyncio.Lock()):
-            state = await find_run(self._registry, name)
-            state.run.require_open(self._engine.info.fingerprint)
-            branch = state.branch(request.branch)
-            answered = await self._answered(name, branch, request.step, hashed)
-            if answered is not None:
-                return answered
-            _require_labels_taken(state.run, request)
-            context = _Context(
-                state=state,
-                branch=branch,
-                parent=await find_head(self._registry, state, branch.live),
-                reference=await find_head(self._registry, state, REFERENCE),
-                step=request.step,
-                hash=hashed,
-            )
-            return await self._align(context, request.groups, progress)
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        await lock.acquire()
+        # From here on a caller who gives up changes nothing: the work goes on and its retry finds
+        # the answer. Otherwise an align longer than the client's deadline would never end. Only
+        # the one that holds the lock is kept alive, so impatient callers cannot pile up.
+        task = asyncio.create_task(self._locked(name, request, hashed, progress))
+        self._running.add(task)
+        task.add_done_callback(lambda _: lock.release())
+        task.add_done_callback(self._running.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(task)
+
+    async def _locked(
+        self, name: str, request: AlignRequest, hashed: str, progress: Progress | None
+    ) -> AlignAnswer:
+        state = await find_run(self._registry, name)
+        state.run.require_open(self._engine.info.fingerprint)
+        branch = state.branch(request.branch)
+        answered = await self._answered(name, branch, request.step, hashed)
+        if answered is not None:
+            return answered
+        _require_labels_taken(state.run, request)
+        context = _Context(
+            state=state,
+            branch=branch,
+            parent=await find_head(self._registry, state, branch.live),
+            reference=await find_head(self._registry, state, REFERENCE),
+            step=request.step,
+            hash=hashed,
+        )
+        return await self._align(context, request.groups, progress)
 
     async def _answered(
         self, name: str, branch: Branch, step: int, hashed: str
