@@ -200,6 +200,7 @@ CLASSES: dict[Code, type[ServerError]] = {
     Code.ALIAS_MOVED: AliasMoved,
     Code.STEP_CONFLICT: StepConflict,
     Code.STEP_OUT_OF_ORDER: StepOutOfOrder,
+    Code.BRANCH_LEFT: Conflict,
     Code.ALIGN_CONFLICT: AlignConflict,
     Code.TEXT_EMPTY: SampleProblem,
     Code.TEXT_INVALID: SampleProblem,

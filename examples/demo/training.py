@@ -108,9 +108,18 @@ class R2M(TrainerCallback):
         self._sent = client.bytes_sent
         self._started = time.monotonic()
 
-    def __call__(self, prompts: list[Any], completions: list[Any], **_: Any) -> list[float | None]:
+    def __call__(
+        self,
+        prompts: list[Any],
+        completions: list[Any],
+        completion_ids: list[list[int]],
+        **_: Any,
+    ) -> list[float | None]:
         """TRL asks for rewards: send texts and hidden states; None where there is no reward."""
         self._doing(f"step {self._step + 1}: scoring {len(prompts)} rollouts")
+        ragged = self._states.ragged(len(prompts))
+        if any(len(s) <= len(ids) for s, ids in zip(ragged, completion_ids, strict=True)):
+            raise RuntimeError("the policy's last pass was not over prompt + completion")
         self._samples = [
             Sample(
                 id=f"{self._step + 1}-{place}",
@@ -119,7 +128,7 @@ class R2M(TrainerCallback):
                 hidden_states=states,
             )
             for place, (prompt, completion, states) in enumerate(
-                zip(prompts, completions, self._states.ragged(len(prompts)), strict=True)
+                zip(prompts, completions, ragged, strict=True)
             )
         ]
         self._scored = self._client.score(self._samples, run=self._run)

@@ -36,6 +36,7 @@ class Code(StrEnum):
     STEP_CONFLICT = "step_conflict"
     STEP_OUT_OF_ORDER = "step_out_of_order"
     ALIGN_CONFLICT = "align_conflict"
+    BRANCH_LEFT = "branch_left"
     # one sample
     TEXT_EMPTY = "text_empty"
     TEXT_INVALID = "text_invalid"
@@ -137,6 +138,12 @@ TABLE: dict[Code, Row] = {
     ),
     Code.ALIGN_CONFLICT: Row(
         409, "ABORTED", True, "Another align committed first: send the same request again."
+    ),
+    Code.BRANCH_LEFT: Row(
+        409,
+        "FAILED_PRECONDITION",
+        False,
+        "A rollback has left this branch: it answers its old steps and takes no new ones.",
     ),
     Code.TEXT_EMPTY: Row(400, "INVALID_ARGUMENT", False, "The prompt or the response is empty."),
     Code.TEXT_INVALID: Row(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Generator
@@ -25,9 +26,14 @@ from r2m_service.settings import Settings
 from r2m_service.transports.grpc.health import Health
 from r2m_service.transports.grpc.server import build_grpc
 from r2m_service.transports.http.app import build_app
+from r2m_service.transports.http.front import Front
 from r2m_service.transports.limits import ByteBudget
 
 logger = logging.getLogger("r2m")
+
+
+MAX_GRPC_CALLS = 256
+"""gRPC reads a message before anybody can count its bytes: this bounds how many."""
 
 
 class StartError(RuntimeError):
@@ -58,10 +64,13 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
     Raises:
         StartError: model, folder or database that cannot be used.
     """
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
     if settings.deterministic:
+        # cuBLAS is deterministic only with a workspace of its own, set before CUDA starts.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+    if settings.threads is not None or settings.deterministic:
+        # The number of threads decides how sums are split, hence their last bits.
+        torch.set_num_threads(settings.threads or 1)
     registry = _open_registry(settings)
     try:
         loaded = backbone or _load(settings)
@@ -140,76 +149,75 @@ async def run(settings: Settings, *, announce: Callable[[str], None]) -> None:
     listener = _bind(settings.http, "--http")
     with contextlib.closing(_bind(settings.grpc, "--grpc")) as probe:
         # gRPC binds for itself, later: the probe finds a port in use before the model is loaded.
-        grpc_address = "{}:{}".format(*probe.getsockname()[:2])
-    # Loading takes its time; Ctrl-C must not wait for it.
-    building = asyncio.ensure_future(asyncio.to_thread(build, settings))
-    stopping = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({building, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if not building.done():
-        logger.info("stopping: the model at hand is loaded to its end first")
-    try:
-        parts = await building
-    except BaseException:
-        listener.close()
-        stopping.cancel()
-        raise
-    try:
-        await _serve(settings, parts, listener, grpc_address, stop, announce)
-    finally:
-        stopping.cancel()
-        await asyncio.to_thread(parts.close)
-
-
-async def _serve(
-    settings: Settings,
-    parts: Parts,
-    listener: socket.socket,
-    grpc_address: str,
-    stop: asyncio.Event,
-    announce: Callable[[str], None],
-) -> None:
-    await _warm_up(parts.application)
-    budget, health = ByteBudget(settings.inflight_bytes), Health()
+        grpc_address = _shown(probe)
+    front = Front()
     http = _HttpServer(
         uvicorn.Config(
-            build_app(parts.application, max_body_bytes=settings.max_body_bytes, budget=budget),
+            front,
+            lifespan="off",
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
         )
     )
+    # From now on /livez answers; everything else says that the server is starting.
+    serving = asyncio.ensure_future(http.serve(sockets=[listener]))
+    try:
+        # In a thread: loading takes its time, and the loop has probes to answer. It cannot be cut
+        # short, so a signal that comes meanwhile is heeded once it is done.
+        parts = await asyncio.to_thread(build, settings)
+        try:
+            if not stop.is_set():
+                place = f"http://{_shown(listener)} and grpc://{grpc_address}"
+                await _serve(settings, parts, front, grpc_address, stop, serving, announce, place)
+        finally:
+            parts.draining = True
+            http.should_exit = True
+            await serving
+            await asyncio.to_thread(parts.close)
+    finally:
+        http.should_exit = True
+        await serving
+
+
+async def _serve(
+    settings: Settings,
+    parts: Parts,
+    front: Front,
+    grpc_address: str,
+    stop: asyncio.Event,
+    serving: asyncio.Future[None],
+    announce: Callable[[str], None],
+    place: str,
+) -> None:
+    """Warm up, open both transports, wait for the end, and let gRPC finish what it has."""
+    await _warm_up(parts.application)
+    budget, health = ByteBudget(settings.inflight_bytes), Health()
     grpc_server = build_grpc(
         parts.application,
         max_message_bytes=settings.max_body_bytes,
         budget=budget,
+        max_calls=MAX_GRPC_CALLS,
         health=health,
     )
     try:
         grpc_server.add_insecure_port(grpc_address)
     except RuntimeError as error:
-        listener.close()
         raise StartError(f"cannot listen for gRPC on {grpc_address}: {error}") from error
     await grpc_server.start()
-    serving = asyncio.ensure_future(http.serve(sockets=[listener]))
-    try:
-        while not http.started and not serving.done():
-            await asyncio.sleep(0.01)
-        info = parts.engine.info
-        host, port = listener.getsockname()[:2]
-        announce(
-            f"ready: http://{host}:{port} and grpc://{grpc_address}, {info.model} "
-            f"({info.dtype} on {info.device}), fingerprint {info.fingerprint[:12]}, "
-            f"state in {settings.state}"
-        )
-        waiting = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({waiting, serving}, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
-    finally:
-        logger.info("draining")
-        parts.draining = True
-        await health.set_serving(False)
-        http.should_exit = True
-        await asyncio.gather(grpc_server.stop(settings.drain_seconds), serving)
+    front.open(build_app(parts.application, max_body_bytes=settings.max_body_bytes, budget=budget))
+    info = parts.engine.info
+    announce(
+        f"ready: {place}, {info.model} ({info.dtype} on {info.device}), fingerprint "
+        f"{info.fingerprint[:12]}, state in {settings.state}"
+    )
+    waiting = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({waiting, serving}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    logger.info("draining")
+    parts.draining = True
+    await health.set_serving(False)
+    await grpc_server.stop(settings.drain_seconds)
 
 
 async def _warm_up(application: Application) -> None:
@@ -221,11 +229,18 @@ async def _warm_up(application: Application) -> None:
         raise StartError(f"the warm-up pass failed: {error.message}")
 
 
+def _shown(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if listener.family == socket.AF_INET6 else f"{host}:{port}"
+
+
 def _bind(address: str, flag: str) -> socket.socket:
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, asyncio switches Nagle's algorithm off; without, every answer on a
+    # kept connection waits 40 ms for the client's delayed acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, int(port)))

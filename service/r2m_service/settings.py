@@ -60,7 +60,9 @@ class Settings(BaseSettings):
         description="every sample alone and unpadded: the same reward bit for bit in whatever "
         "batch; slower",
     )
-    threads: int | None = Field(default=None, ge=1, description="compute threads on a CPU")
+    threads: int | None = Field(
+        default=None, ge=1, description="compute threads on a CPU; default: all, 1 if deterministic"
+    )
     token_budget: int = Field(default=16384, ge=1, description="padded tokens of one forward pass")
     batch_items: int = Field(default=256, ge=1, description="samples of one batch")
     cache_bytes: int = Field(

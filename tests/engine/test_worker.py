@@ -74,9 +74,9 @@ def test_an_exception_fails_its_own_batch_only():
         assert (first, last) == ("a!", "c!")
         assert isinstance(boom, Problem)
         assert boom.code == Code.COMPUTE_FAILED
-        assert "no memory" in boom.message
+        assert "RuntimeError" in boom.message
         assert await worker.submit([("d", 1)]) == ["d!"]
-        with pytest.raises(Problem, match="broken"):
+        with pytest.raises(Problem, match="ValueError"):
             await worker.turn(lambda: (_ for _ in ()).throw(ValueError("broken")))
         assert await worker.turn(lambda: 7) == 7
 

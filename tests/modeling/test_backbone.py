@@ -61,7 +61,7 @@ def test_rte_does_not_depend_on_the_batch(kind):
 def test_states_end_in_the_rte(reward_model):
     backbone = load_backbone(str(reward_model))
     ids = ids_of(backbone)
-    for one, text in zip(backbone.encode(ids, states=True), ids, strict=True):
+    for one, text in zip(backbone.encode(ids, states=[True] * len(ids)), ids, strict=True):
         assert one.states_SR.shape == (len(text), models.WIDTH_R)
         assert torch.equal(one.states_SR[-1], one.rte_R)
 
@@ -208,3 +208,13 @@ def test_a_template_that_raises_refuses_the_text_only(tmp_path):
     text = load_backbone(str(models.save_reward_model(tmp_path / "x", template=template))).text
     with pytest.raises(TextError, match="no turns"):
         text.encode("a", "b", raw=False)
+
+
+def test_a_giant_text_is_refused_without_being_tokenized(reward_model, monkeypatch):
+    """Tokenizing 10 MB takes 10 s and a gigabyte, on the thread that all callers share."""
+    text = load_backbone(str(reward_model)).text
+    monkeypatch.setattr(text, "_ids", lambda *_, **__: pytest.fail("it was tokenized"))
+    for raw in (False, True):
+        with pytest.raises(TextError) as caught:
+            text.encode("p", "hello world " * 100_000, raw=raw)
+        assert caught.value.fault == TextFault.TOO_LONG

@@ -7,7 +7,7 @@ from support import oracle
 from r2m_service.modeling.attention import pool
 from r2m_service.modeling.head import Head, first_head
 from r2m_service.modeling.loss import GroupRewards, loss_of_groups
-from r2m_service.modeling.update import Moments, adamw_step, gradients
+from r2m_service.modeling.update import AdamWStep, Moments, gradients
 
 WIDTH_R, WIDTH_P, INNER, OMEGA = 20, 28, 16, 0.6
 LENGTHS = (1, 2, 17, 64, 300, 512, 5, 9)
@@ -24,6 +24,13 @@ def pooled(head, rte, states, omega=OMEGA):
     u = head.queries(rte)
     found = [pool(h, u[i], (1 - omega) * head.v_P) for i, h in enumerate(states)]
     return torch.stack([f.c_P for f in found]), torch.stack([f.j_P for f in found])
+
+
+def adamw_step(*args, **rates):
+    step = AdamWStep(*args, **rates)
+    for name in step.names:
+        step.update(name)
+    return step.finish()
 
 
 def single(tensors):

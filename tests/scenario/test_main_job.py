@@ -374,3 +374,50 @@ def test_an_align_whose_caller_gave_up_is_answered_to_the_retry(server, run_name
             time.sleep(0.05)
         assert client.run(run_name).step == 1
         assert client.align(run_name, step=1, groups=big).head == 1
+
+
+def wild(**method):
+    """Settings under which a candidate's rewards overflow float32 sooner or later."""
+    return {"width": 8, "learning_rate": 1000.0, "max_grad_norm": None, "kl_weight": 0.0, **method}
+
+
+@pytest.mark.parametrize("gate", ["drift", "finite"])
+def test_a_candidate_whose_rewards_overflow_never_goes_live(client, run_name, gate):
+    bounds = {"spread_min": None, "spread_max": None, "rank_correlation_min": None}
+    method = wild() if gate == "drift" else wild(gate=bounds)
+    client.create_run(run_name, policy_hidden_size=WIDTH_P, method=method)
+    batch = [
+        Group(g.id, [Sample(s.id, s.prompt, s.response, s.hidden_states * 1e9) for s in g.samples])
+        for g in groups(1)
+    ]
+    verdicts = []
+    for step in range(1, 9):
+        answer = client.align(run_name, step=step, groups=batch)
+        verdicts.append(answer.verdict)
+        scored = client.score(batch[0].samples, run=run_name)
+        assert all(s.error is None and np.isfinite(s.reward) for s in scored.scores), answer.reason
+    assert gate == "finite" or "rejected" in verdicts
+
+
+def test_reference_cannot_be_a_rejected_head(client, run_name):
+    client.create_run(
+        run_name, policy_hidden_size=WIDTH_P, method={"width": 16, "learning_rate": 0.05}
+    )
+    assert client.align(run_name, step=1, groups=groups(1)).verdict == "rejected"
+    with pytest.raises(InvalidRequest, match="drift cannot be measured"):
+        client.set_alias(run_name, "reference", 1)
+
+
+def test_a_left_branch_takes_no_new_steps(client, run_name):
+    client.create_run(run_name, policy_hidden_size=WIDTH_P, method=METHOD)
+    for step in (1, 2):
+        client.align(run_name, step=step, groups=groups(step))
+    client.rollback(run_name, to_step=1)
+    assert client.score(samples(1), run=run_name).branch == "b1"
+    with pytest.raises(ServerError) as caught:
+        client.align(run_name, step=3, groups=groups(3), branch="main")
+    assert caught.value.code == "branch_left"
+    # And back over several branches to where the first one began.
+    for _ in range(5):
+        client.rollback(run_name, to_step=1)
+    assert client.rollback(run_name, to_step=0).head == 0

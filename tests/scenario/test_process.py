@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 
+import httpx
 import pytest
 from safetensors.torch import load
 from support.rollouts import WIDTH_P, groups, samples
@@ -145,3 +146,24 @@ def test_a_server_that_cannot_start_says_why_in_one_line(reward_model, tmp_path)
     assert str(tmp_path / "file") in line
     assert "--http" in refused("--model", "x", "--http", "nonsense")
     assert "--token-budget" in refused("--model", "x", "--token-budget", "many")
+
+
+def test_probes_are_answered_while_the_model_loads_and_a_signal_is_heeded(reward_model, tmp_path):
+    server = Process(reward_model, tmp_path / "state")
+    try:
+        deadline = time.monotonic() + 30
+        seen = None
+        while seen is None and time.monotonic() < deadline:
+            with contextlib.suppress(httpx.TransportError):
+                seen = httpx.get(f"{server.http}/livez").status_code
+        ready = httpx.get(f"{server.http}/readyz")
+        code, output = server.end(signal.SIGTERM)
+    finally:
+        server.end(signal.SIGKILL)
+    assert seen == 200
+    if ready.status_code != 200:  # it may just have been quick
+        assert ready.json()["error"]["code"] == "not_ready"
+        assert ready.headers["Retry-After"]
+        assert "ready:" not in output
+    assert code == 0
+    assert "Traceback" not in output

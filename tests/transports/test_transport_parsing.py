@@ -58,8 +58,9 @@ def test_further_errors_are_counted_by_field_not_by_union_member():
     assert "more wrong" not in one.message
     three = refused(ScoreRequest, {"samples": [{"id": 1, "prompt": 2, "response": 3}]})
     assert three.message == "samples[0].id must be a string, got 1 (2 more wrong besides)"
+    # A list stops at its first bad entry: a million of them would cost gigabytes to describe.
     many = refused(ScoreRequest, {"samples": [5] * 1000})
-    assert "(at least 99 more wrong besides)" in many.message
+    assert many.message == "samples[0] must be an object, got 5"
 
 
 @pytest.mark.parametrize("step", ["0", 0, -3, 2**31, 10**400, 1.5, "x", None, float("inf")])

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from r2m.errors import Code, Problem
+from r2m_service.application.align_answer import counts, drift_out, notes, without_non_finite
 from r2m_service.application.contract import (
     AlignAnswer,
     AlignRequest,
-    DriftOut,
-    GroupCounts,
     GroupIn,
     LossOut,
     SampleError,
@@ -30,8 +29,14 @@ from r2m_service.application.ports import (
     Registry,
     Update,
 )
-from r2m_service.application.samples import content_hash, error_out, items_of, require_distinct
-from r2m_service.domain.gate import Decision, Drift, decide, measure_drift
+from r2m_service.application.samples import (
+    content_hash,
+    decode_feedback,
+    error_out,
+    items_of,
+    require_distinct,
+)
+from r2m_service.domain.gate import Decision, decide, measure_drift
 from r2m_service.domain.runs import REFERENCE, Branch, Head, Run, RunState, StepCommit
 
 Progress = Callable[[int, int], None]
@@ -63,12 +68,18 @@ class Align:
 
     Another replica may still commit first: the registry's compare-and-swap decides, and the loser
     gets the retryable align_conflict.
+
+    Args:
+        heavy: what bounds work that holds several copies of a head.
     """
 
-    def __init__(self, registry: Registry, blobs: Blobs, engine: Engine) -> None:
+    def __init__(
+        self, registry: Registry, blobs: Blobs, engine: Engine, heavy: asyncio.Semaphore
+    ) -> None:
         self._registry = registry
         self._blobs = blobs
         self._engine = engine
+        self._heavy = heavy
         self._locks: dict[str, asyncio.Lock] = {}
         self._running: set[asyncio.Task[AlignAnswer]] = set()
 
@@ -83,18 +94,29 @@ class Align:
         """
         _require_form(request)
         await find_run(self._registry, name)  # no lock for names that nobody created
-        hashed = await asyncio.to_thread(content_hash, request)
+        hashed = await asyncio.to_thread(_decoded_hash, request)
         lock = self._locks.setdefault(name, asyncio.Lock())
         await lock.acquire()
+        try:
+            await self._heavy.acquire()
+        except BaseException:
+            lock.release()
+            raise
         # From here on a caller who gives up changes nothing: the work goes on and its retry finds
         # the answer. Otherwise an align longer than the client's deadline would never end. Only
-        # the one that holds the lock is kept alive, so impatient callers cannot pile up.
+        # those that hold both locks are kept alive, so impatient callers cannot pile up.
         task = asyncio.create_task(self._locked(name, request, hashed, progress))
         self._running.add(task)
-        task.add_done_callback(lambda _: lock.release())
+        task.add_done_callback(lambda _: (lock.release(), self._heavy.release()))
         task.add_done_callback(self._running.discard)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(task)
+
+    @asynccontextmanager
+    async def between_steps(self, name: str) -> AsyncGenerator[None]:
+        """Hold a run still: no align of it is under way in this process."""
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            yield
 
     async def _locked(
         self, name: str, request: AlignRequest, hashed: str, progress: Progress | None
@@ -105,6 +127,13 @@ class Align:
         answered = await self._answered(name, branch, request.step, hashed)
         if answered is not None:
             return answered
+        if branch.name != state.current:
+            raise Problem(
+                Code.BRANCH_LEFT,
+                f"a rollback has moved run {name!r} to branch {state.current!r}; branch "
+                f"{branch.name!r} takes no new steps",
+                field="branch",
+            )
         _require_labels_taken(state.run, request)
         context = _Context(
             state=state,
@@ -208,7 +237,7 @@ class Align:
         if update.weights is None:
             decision = Decision("skipped", "no group could be used" if results else "no groups")
         else:
-            if context.run.method.gate.checks_drift:
+            if update.finite and context.run.method.gate.checks_drift:
                 drift = measure_drift(update.candidate_rewards, update.reference_rewards)
             decision = decide(context.run.method.gate, finite=update.finite, drift=drift)
         accepted = decision.verdict == "accepted"
@@ -228,14 +257,14 @@ class Align:
             reason=decision.reason,
             omega=context.candidate_omega if accepted else parent.omega,
             loss=LossOut(bt=update.bt, gre=update.gre, kl=update.kl, total=update.total),
-            groups=_counts(update, results),
-            drift=_drift_out(context, drift),
+            groups=counts(update, results),
+            drift=drift_out(context.reference.number, drift),
             sigma=update.sigma,
             gradient_norm=update.gradient_norm,
             errors=errors,
-            notes=_notes(update),
+            notes=notes(update),
         )
-        answer = _without_non_finite(answer)
+        answer = without_non_finite(answer)
         self._commit(context, update, answer)
         return answer
 
@@ -287,10 +316,15 @@ class Align:
             )
         except Problem as problem:
             # Only what surely was not committed may go; after a storage failure nobody knows.
-            if problem.code == Code.ALIGN_CONFLICT:
+            if problem.code in (Code.ALIGN_CONFLICT, Code.RUN_ARCHIVED):
                 for key in stored:
                     self._blobs.delete(key)
             raise
+
+
+def _decoded_hash(request: AlignRequest) -> str:
+    decode_feedback([sample for group in request.groups for sample in group.samples])
+    return content_hash(request)
 
 
 def _require_form(request: AlignRequest) -> None:
@@ -340,55 +374,3 @@ def _preferred(group: GroupIn) -> tuple[int, int] | None:
 
 def _sample_error(group: GroupIn, member: int, problem: Problem) -> SampleError:
     return SampleError(id=group.samples[member].id, group=group.id, error=error_out(problem))
-
-
-def _counts(update: Update, results: list[GroupResult]) -> GroupCounts:
-    because = Counter(result.skipped for result in results if result.skipped is not None)
-    return GroupCounts(
-        used=update.labelled + update.pseudo,
-        skipped=because.total(),
-        pseudo=update.pseudo,
-        labelled=update.labelled,
-        skipped_because=dict(sorted(because.items())),
-    )
-
-
-def _drift_out(context: _Context, drift: Drift | None) -> DriftOut | None:
-    if drift is None:
-        return None
-    return DriftOut(
-        reference=context.reference.number,
-        spread_ratio=drift.spread_ratio,
-        rank_correlation=drift.rank_correlation,
-        samples=drift.samples,
-    )
-
-
-def _notes(update: Update) -> list[str]:
-    bare = update.pseudo - update.gre_groups
-    if bare > 0:
-        return [f"{bare} groups of two samples: BT alone, since GRE is constant at K = 2"]
-    return []
-
-
-def _without_non_finite(answer: AlignAnswer) -> AlignAnswer:
-    """No failure looks like a number, and JSON has no NaN: what is not finite is left out."""
-
-    def kept(value: float | None) -> float | None:
-        return None if value is None or value - value != 0.0 else value
-
-    drift = answer.drift
-    return answer.model_copy(
-        update={
-            "loss": LossOut(**{key: kept(value) for key, value in answer.loss}),
-            "sigma": kept(answer.sigma),
-            "gradient_norm": kept(answer.gradient_norm),
-            "drift": drift
-            and drift.model_copy(
-                update={
-                    "spread_ratio": kept(drift.spread_ratio),
-                    "rank_correlation": kept(drift.rank_correlation),
-                }
-            ),
-        }
-    )

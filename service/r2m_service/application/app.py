@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -10,14 +11,20 @@ from r2m_service.application.align import Align, Progress
 from r2m_service.application.contract import (
     AlignAnswer,
     AlignRequest,
+    RollbackRequest,
+    RunOut,
     ScoreAnswer,
     ScoreRequest,
     ServerOut,
     VanillaRequest,
 )
+from r2m_service.application.lookup import find_run
 from r2m_service.application.ports import Blobs, Engine, Registry
 from r2m_service.application.runs import Runs
 from r2m_service.application.score import score_run, score_vanilla
+
+HEAVY_AT_ONCE = 2
+"""Aligns, new heads and head downloads at one time: each holds several copies of a head."""
 
 
 class Application(Runs):
@@ -39,10 +46,11 @@ class Application(Runs):
         ready: Callable[[], bool],
         max_head_bytes: int,
     ) -> None:
-        super().__init__(registry, blobs, engine, max_head_bytes=max_head_bytes)
+        heavy = asyncio.Semaphore(HEAVY_AT_ONCE)
+        super().__init__(registry, blobs, engine, heavy, max_head_bytes=max_head_bytes)
         self._version = version
         self._ready = ready
-        self._align = Align(registry, blobs, engine)
+        self._align = Align(registry, blobs, engine, heavy)
 
     async def score(self, run: str | None, request: ScoreRequest | VanillaRequest) -> ScoreAnswer:
         """Rewards by a run's head, or vanilla ones where no run is named.
@@ -51,8 +59,9 @@ class Application(Runs):
             Problem: as `score_run`, and not_ready.
         """
         self.require_ready()
-        if run is None or isinstance(request, VanillaRequest):
+        if run is None:
             return await score_vanilla(self._engine, VanillaRequest(samples=request.samples))
+        assert isinstance(request, ScoreRequest), "a run is scored with its own request"
         return await score_run(self._registry, self._blobs, self._engine, run, request)
 
     async def align(
@@ -65,6 +74,16 @@ class Application(Runs):
         """
         self.require_ready()
         return await self._align(run, request, progress)
+
+    async def rollback(self, run: str, request: RollbackRequest) -> RunOut:
+        """Open a branch; an align that is under way is finished first.
+
+        Raises:
+            Problem: as `Runs.rollback`.
+        """
+        await find_run(self._registry, run)
+        async with self._align.between_steps(run):
+            return await super().rollback(run, request)
 
     def server(self) -> ServerOut:
         """What this server holds."""

@@ -13,12 +13,18 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 
 MAX_SAMPLES = 65536
+MAX_GROUP = 4096
+"""Samples of one group."""
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN), Field(examples=["tldr-7"])]
+BranchName = Annotated[str, StringConstraints(max_length=100)]
 SampleId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Number = Annotated[int, Field(ge=0, lt=2**31)]
-HeadName = Annotated[str | int, Field(union_mode="left_to_right", examples=["live", 12])]
+Number = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+HeadName = Annotated[
+    Annotated[str, StringConstraints(max_length=100)] | Number,
+    Field(union_mode="left_to_right", examples=["live", 12]),
+]
 
 
 class Message(BaseModel):
@@ -39,8 +45,8 @@ class Answer(BaseModel):
 class FeedbackIn(Message):
     """Policy hidden states: S tokens of width D_p, row-major, little-endian."""
 
-    dtype: str = Field(examples=["bfloat16"])
-    shape: list[int] = Field(description="[S, D_p]", examples=[[2, 4]])
+    dtype: str = Field(examples=["bfloat16"], max_length=32)
+    shape: list[int] = Field(description="[S, D_p]", examples=[[2, 4]], max_length=8)
     data: Annotated[
         Any, WithJsonSchema({"type": ["string", "null"], "contentEncoding": "base64"})
     ] = Field(default=None, description="base64 in JSON; absent in a safetensors body")
@@ -72,14 +78,14 @@ class SampleIn(Message):
 class ScoreRequest(Message):
     """Samples to score. The head is resolved once: all samples get one version."""
 
-    samples: list[SampleIn] = Field(max_length=MAX_SAMPLES)
+    samples: list[SampleIn] = Field(max_length=MAX_SAMPLES, fail_fast=True)
     head: HeadName = "live"
 
 
 class VanillaRequest(Message):
     """Samples to score by the frozen reward model alone."""
 
-    samples: list[SampleIn] = Field(max_length=MAX_SAMPLES)
+    samples: list[SampleIn] = Field(max_length=MAX_SAMPLES, fail_fast=True)
 
 
 class ErrorOut(Answer):
@@ -124,7 +130,7 @@ class GroupIn(Message):
     """The K responses of one query, with hidden states of the updated policy."""
 
     id: SampleId
-    samples: list[SampleIn]
+    samples: list[SampleIn] = Field(max_length=MAX_GROUP, fail_fast=True)
     preferred: list[SampleId] | None = Field(
         default=None,
         description="[winner, loser] by sample id: an outside label",
@@ -137,8 +143,8 @@ class AlignRequest(Message):
     """One update. `step` is the trainer's clock: 1, 2, 3, … on each branch."""
 
     step: Annotated[int, Field(ge=1, lt=2**31)]
-    branch: str | None = None
-    groups: list[GroupIn] = Field(max_length=MAX_SAMPLES)
+    branch: BranchName | None = None
+    groups: list[GroupIn] = Field(max_length=MAX_SAMPLES, fail_fast=True)
 
 
 class LossOut(Answer):
@@ -315,7 +321,7 @@ class RollbackRequest(Message):
 
     to: Number | None = None
     to_step: Number | None = None
-    branch: str | None = None
+    branch: BranchName | None = None
     reason: str | None = Field(default=None, max_length=1000)
 
 

@@ -25,6 +25,7 @@ from r2m_service.application.ports import Blobs, Engine, Registry
 from r2m_service.domain.method import MethodSettings, with_defaults
 from r2m_service.domain.runs import (
     FIRST_BRANCH,
+    REFERENCE,
     SERVER_ALIASES,
     Branch,
     Head,
@@ -41,15 +42,23 @@ class Runs:
     """Create, see and archive runs; see their heads; move aliases; go back.
 
     Args:
+        heavy: what bounds work that holds several copies of a head.
         max_head_bytes: of one version's weights: what a run's sizes may ask for.
     """
 
     def __init__(
-        self, registry: Registry, blobs: Blobs, engine: Engine, *, max_head_bytes: int
+        self,
+        registry: Registry,
+        blobs: Blobs,
+        engine: Engine,
+        heavy: asyncio.Semaphore,
+        *,
+        max_head_bytes: int,
     ) -> None:
         self._registry = registry
         self._blobs = blobs
         self._engine = engine
+        self._heavy = heavy
         self._max_head_bytes = max_head_bytes
 
     async def create_run(self, request: CreateRunRequest) -> tuple[RunOut, bool]:
@@ -64,13 +73,9 @@ class Runs:
         run = self._run(request)
         existing = await asyncio.to_thread(self._registry.run_state, run.name)
         if existing is None:
-            weights = await asyncio.to_thread(
-                lambda: self._engine.first_head(
-                    policy_width=run.policy.hidden_size, feedback=run.feedback, method=run.method
-                )
-            )
             try:
-                await asyncio.to_thread(self._store, run, weights)
+                async with self._heavy:
+                    await asyncio.to_thread(self._store, run)
             except Problem as problem:
                 if problem.code != Code.RUN_EXISTS:
                     raise
@@ -127,7 +132,10 @@ class Runs:
                 field="method.width",
             )
 
-    def _store(self, run: Run, weights: bytes) -> None:
+    def _store(self, run: Run) -> None:
+        weights = self._engine.first_head(
+            policy_width=run.policy.hidden_size, feedback=run.feedback, method=run.method
+        )
         ref = self._blobs.put(f"{run.key}/{uuid.uuid4().hex}.safetensors", weights)
         head = Head(
             number=0,
@@ -162,8 +170,10 @@ class Runs:
 
     async def archive_run(self, run: str) -> RunOut:
         """Make a run read-only; doing it again is fine. Raises Problem(unknown_run)."""
-        await find_run(self._registry, run)
-        await asyncio.to_thread(self._registry.archive_run, run)
+        state = await find_run(self._registry, run)
+        if not state.run.archived:
+            state.run.require_open(self._engine.info.fingerprint)
+            await asyncio.to_thread(self._registry.archive_run, run)
         return await self.get_run(run)
 
     async def list_heads(self, run: str) -> HeadList:
@@ -181,7 +191,8 @@ class Runs:
         """A version and its safetensors file. Raises Problem(unknown_*, head_damaged)."""
         state = await find_run(self._registry, run)
         found = await find_head(self._registry, state, head)
-        return head_out(state, found), await asyncio.to_thread(self._blobs.get, found.weights)
+        async with self._heavy:
+            return head_out(state, found), await asyncio.to_thread(self._blobs.get, found.weights)
 
     async def set_alias(self, run: str, alias: str, request: AliasRequest) -> AliasOut:
         """Point an alias of the user's, or `reference`, at a version.
@@ -204,6 +215,12 @@ class Runs:
                 field="alias",
             )
         head = await find_head(self._registry, state, request.head)
+        if alias == REFERENCE and not head.accepted:
+            raise Problem(
+                Code.INVALID_REQUEST,
+                f"head {head.number} was {head.verdict}: drift cannot be measured against it",
+                field="head",
+            )
         previous = await asyncio.to_thread(
             self._registry.set_alias, run, alias, head.number, request.expect
         )
@@ -247,22 +264,26 @@ class Runs:
         return await self.get_run(run)
 
     async def _head_after(self, state: RunState, name: str, step: int) -> int:
-        """The head that was live after a step, followed back over the branch's origin."""
-        branch = state.branches[name]
-        if step > branch.step:
+        """The head that was live after a step, followed back over the branches' origins."""
+        if step > state.branches[name].step:
             raise Problem(
                 Code.INVALID_REQUEST,
-                f"branch {name!r} stands at step {branch.step}: it has no step {step}",
+                f"branch {name!r} stands at step {state.branches[name].step}: it has no step "
+                f"{step}",
                 field="to_step",
             )
-        found = await asyncio.to_thread(self._registry.head_after_step, state.run.name, name, step)
-        if found is not None:
-            return found
-        if branch.origin_branch is None or branch.origin_head is None:
-            return 0  # before the first step of the first branch
-        if step == branch.origin_step:
-            return branch.origin_head
-        return await self._head_after(state, branch.origin_branch, step)
+        while True:
+            branch = state.branches[name]
+            found = await asyncio.to_thread(
+                self._registry.head_after_step, state.run.name, name, step
+            )
+            if found is not None:
+                return found
+            if branch.origin_branch is None or branch.origin_head is None:
+                return 0  # before the first step of the first branch
+            if step == branch.origin_step:
+                return branch.origin_head
+            name = branch.origin_branch
 
 
 def _method(given: dict[str, Any], state_width: int, *, attends: bool) -> MethodSettings:

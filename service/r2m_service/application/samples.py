@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -37,6 +39,7 @@ async def items_of(
     engine: Engine, run: Run | None, samples: Sequence[SampleIn]
 ) -> list[Item | Problem]:
     """Each sample checked and tokenized, or what is wrong with it."""
+    await asyncio.to_thread(decode_feedback, samples)
     feedback: list[TensorValue | Problem | None] = []
     for sample in samples:
         try:
@@ -54,6 +57,18 @@ async def items_of(
         else:
             found.append(Item(ids, value))
     return found
+
+
+def decode_feedback(samples: Sequence[SampleIn]) -> None:
+    """Replace base64 by its bytes, once; what is not base64 stays and is refused later.
+
+    Blocking: megabytes take tens of milliseconds, which the event loop has not.
+    """
+    for sample in samples:
+        given = sample.feedback
+        if given is not None and isinstance(given.data, str):
+            with contextlib.suppress(Problem):
+                given.data = decode_base64(given.data)
 
 
 def _feedback(run: Run | None, given: FeedbackIn | None) -> TensorValue | None:

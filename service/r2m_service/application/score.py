@@ -31,7 +31,8 @@ async def score_run(
     return ScoreAnswer(
         run=name,
         head=head.number,
-        branch=head.branch,
+        # What the trainer goes on with: after a rollback, the live head was made on another one.
+        branch=state.current if head.number == state.branch(None).live else head.branch,
         omega=head.omega,
         fingerprint=engine.info.fingerprint,
         scores=await _scores(

@@ -12,6 +12,9 @@ from r2m_service.domain.method import Gate
 Verdict = Literal["accepted", "rejected", "undecided", "skipped", "frozen"]
 Groups = Sequence[Sequence[float]]
 
+SPREAD_FLOOR = 1e-6
+"""Below this a reference's differences are rounding noise, as in the loss."""
+
 
 @dataclass(frozen=True, slots=True)
 class Drift:
@@ -43,7 +46,7 @@ def measure_drift(candidate: Groups, reference: Groups) -> Drift:
     assert len(ours) == len(theirs)
     spread = _rms(theirs)
     return Drift(
-        spread_ratio=_rms(ours) / spread if spread > 0 else None,
+        spread_ratio=_rms(ours) / spread if spread > SPREAD_FLOOR else None,
         rank_correlation=spearman(ours, theirs),
         samples=len(ours),
     )

@@ -17,6 +17,16 @@ OmegaKind = Literal["cosine", "constant", "ramp"]
 _T = TypeVar("_T")
 
 PAPER_WIDTH = 2048
+NUMBERS = (
+    "width",
+    "alpha",
+    "learning_rate",
+    "weight_decay",
+    "max_grad_norm",
+    "kl_weight",
+    "seed",
+)
+MAX_WIDTH = 65536
 LARGEST = 1000.0
 """Of rates and weights: far beyond sense, and far from where float32 overflows by itself."""
 _STRICT = {"extra": "forbid"}
@@ -56,8 +66,8 @@ class Omega:
                 raise ValueError(f"omega's `{key}` is between 0 and 1, got {given}")
         for key in ("total_steps", "steps"):
             given = getattr(self, key)
-            if given is not None and given < 1:
-                raise ValueError(f"omega's `{key}` is at least 1, got {given}")
+            if given is not None and not 1 <= given < 2**31:
+                raise ValueError(f"omega's `{key}` is between 1 and 2**31 - 1")
 
     def at(self, t: int) -> float:
         """ω(t) after eq. 4, for t = 1, 2, …; version 0 carries ω(1)."""
@@ -140,8 +150,8 @@ class MethodSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.width <= 65536:
-            raise ValueError(f"width is between 1 and 65536, got {self.width}")
+        if not 1 <= self.width <= MAX_WIDTH:
+            raise ValueError(f"width is between 1 and {MAX_WIDTH}, got {self.width}")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha is between 0 and 1, got {self.alpha}")
         if not 0 < self.learning_rate <= LARGEST:
@@ -173,6 +183,11 @@ def with_defaults(given: Mapping[str, Any], *, state_width: int, attends: bool) 
     Raises:
         ValueError: for an unknown profile, or the paper's profile without its T.
     """
+    for key in NUMBERS:
+        value = given.get(key)
+        # Python counts true and false as numbers, and pydantic reads numbers out of strings.
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{key} is a number")
     profile = given.get("profile", "guarded")
     width = given.get("width", PAPER_WIDTH)
     if profile == "paper":
@@ -192,7 +207,7 @@ def with_defaults(given: Mapping[str, Any], *, state_width: int, attends: bool) 
                 '`"omega": {"kind": "cosine", "total_steps": T, "floor": 0.6}`'
             )
     elif profile == "guarded":
-        sized = isinstance(width, int | float) and width > 0
+        sized = isinstance(width, int | float) and 0 < width <= MAX_WIDTH
         defaults = {
             "alpha": 0.3,
             # Adam's movement of u grows with sqrt(D_p d): one number for all sizes.
@@ -205,7 +220,7 @@ def with_defaults(given: Mapping[str, Any], *, state_width: int, attends: bool) 
             "gate": {},
         }
     else:
-        raise ValueError(f"profile is paper or guarded, got {profile!r}")
+        raise ValueError("profile is paper or guarded")
     if not attends:
         if "omega" in given:
             raise ValueError("a run with feedback none has no attention: it takes no omega")

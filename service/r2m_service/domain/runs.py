@@ -123,7 +123,7 @@ class RunState:
         if found is None:
             raise Problem(
                 Code.UNKNOWN_BRANCH,
-                f"run {self.run.name!r} has no branch {name!r}; it has "
+                f"run {self.run.name!r} has no branch {str(name)[:100]!r}; it has "
                 f"{', '.join(sorted(self.branches))}",
                 field="branch",
             )
@@ -145,7 +145,7 @@ class RunState:
         if number is None:
             raise Problem(
                 Code.UNKNOWN_ALIAS,
-                f"run {self.run.name!r} has no alias {named!r}; it has "
+                f"run {self.run.name!r} has no alias {named[:100]!r}; it has "
                 f"{', '.join(sorted(self.aliases))}",
                 field="head",
             )

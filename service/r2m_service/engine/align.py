@@ -1,7 +1,7 @@
 """One update as a chain of device turns, each at most one group's work.
 
 1. every group: RTEs, c and j under the parent's weights, c under the reference's;
-2. once: labels, loss, gradient, optimizer step;
+2. once: labels, loss, gradient; then the optimizer, tensor by tensor;
 3. every group, where the gate asks for drift: c under the candidate's weights.
 """
 
@@ -22,12 +22,15 @@ from r2m_service.modeling.attention import Pooled
 from r2m_service.modeling.backbone import Encoded
 from r2m_service.modeling.head import Head, Parts
 from r2m_service.modeling.loss import GroupRewards, Loss, loss_of_groups, sigma
-from r2m_service.modeling.update import Moments, Step, adamw_step, gradients
+from r2m_service.modeling.update import AdamWStep, Moments, Step, gradients
 
 
 @dataclass(slots=True)
 class _Group:
-    """What is kept of a group between turns: never its states."""
+    """What is kept of a group between turns.
+
+    Of its states nothing that is new: they stay where the request holds them, for the third pass.
+    """
 
     items: Sequence[Item]
     preferred: tuple[int, int] | None
@@ -45,6 +48,7 @@ class Aligner:
     Args:
         parent: the weights to update.
         reference: the weights that the KL pull and drift are measured against.
+        moments: the optimizer's state that goes with the parent.
         one_by_one: deterministic mode: no product over more than one sample's query.
     """
 
@@ -54,6 +58,7 @@ class Aligner:
         *,
         parent: Head,
         reference: Head,
+        moments: Moments,
         embedder: Embedder,
         device: torch.device,
         one_by_one: bool,
@@ -61,6 +66,7 @@ class Aligner:
         self._job = job
         self._parent = parent
         self._reference = reference
+        self._moments = moments
         self._embedder = embedder
         self._device = device
         self._one_by_one = one_by_one
@@ -68,6 +74,7 @@ class Aligner:
         self._results: list[GroupResult] = []
         self._used: list[_Group] = []
         self._loss: Loss | None = None
+        self._optimizer: AdamWStep | None = None
         self._step: Step | None = None
         self._candidate: Head | None = None
         self._overflowed = False
@@ -76,7 +83,11 @@ class Aligner:
         """The turns; each tells whether it finished a group's first pass."""
         for group in self._job.groups:
             yield lambda group=group: self._measure(group)
-        yield self._update
+        yield self._differentiate
+        if self._optimizer is not None:
+            for name in self._optimizer.names:
+                yield lambda name=name: self._move(name)
+            yield self._make_candidate
         if self._candidate is not None and self._job.method.gate.checks_drift:
             for used in self._used:
                 yield lambda used=used: self._measure_candidate(used)
@@ -156,7 +167,9 @@ class Aligner:
 
     def _encoded(self, items: Sequence[Item]) -> list[Encoded]:
         states = self._parent.attends and any(item.feedback is None for item in items)
-        return self._embedder.embed([item.token_ids for item in items], states=states)
+        return self._embedder.embed(
+            [item.token_ids for item in items], states=[states] * len(items)
+        )
 
     def _queries(self, head: Head, rte_KR: Tensor) -> Tensor:
         if self._one_by_one:
@@ -172,40 +185,54 @@ class Aligner:
         )
 
     @torch.no_grad()
-    def _update(self) -> bool:
+    def _differentiate(self) -> bool:
         if not self._used:
             return False
-        job, method = self._job, self._job.method
+        method = self._job.method
         with torch.enable_grad():
             self._loss = loss_of_groups(
                 [self._rewards(group) for group in self._used],
                 alpha=method.alpha,
                 kl_weight=method.kl_weight,
             )
-        rte_NR = torch.cat([group.rte_KR for group in self._used])
         gradient = gradients(
             self._parent,
             omega=self._omega,
             g_N=self._loss.gradient_N.to(self._device),
-            rte_NR=rte_NR,
+            rte_NR=torch.cat([group.rte_KR for group in self._used]),
             c_NP=_cat([group.c_KP for group in self._used]),
             j_NP=_cat([group.j_KP for group in self._used]),
         )
-        moments = (
-            Moments.zeros(self._parent)
-            if job.optimizer is None
-            else Moments.from_bytes(job.optimizer, self._device)
-        )
-        self._step = adamw_step(
+        self._optimizer = AdamWStep(
             self._parent,
             gradient,
-            moments,
+            self._moments,
             learning_rate=method.learning_rate,
             weight_decay=method.weight_decay,
             max_grad_norm=method.max_grad_norm,
         )
+        return False
+
+    @torch.no_grad()
+    def _move(self, name: str) -> bool:
+        assert self._optimizer is not None
+        self._optimizer.update(name)
+        return False
+
+    @torch.no_grad()
+    def _make_candidate(self) -> bool:
+        assert self._optimizer is not None
+        job = self._job
+        self._step = self._optimizer.finish()
         metadata = {**self._parent.metadata, "omega": job.candidate_omega, "t": job.t + 1}
         self._candidate = Head(self._step.tensors, metadata)
+        if not job.method.gate.checks_drift:
+            # Nobody reads the states again: whether its rewards are numbers shows on the parent's.
+            for group in self._used:
+                rewards = self._candidate.parts(group.rte_KR, group.c_KP).rewards(
+                    job.candidate_omega
+                )
+                self._overflowed |= not bool(torch.isfinite(rewards).all())
         return False
 
     @torch.no_grad()

@@ -29,21 +29,24 @@ class Embedder:
         self._one_by_one = one_by_one
         self.cache: BytesCache[bytes, Encoded] = BytesCache(cache_bytes)
 
-    def embed(self, texts: Sequence[TokenIds], *, states: bool) -> list[Encoded]:
-        """One embedding a text, in order; `states`: with all tokens' states."""
+    def embed(self, texts: Sequence[TokenIds], *, states: Sequence[bool]) -> list[Encoded]:
+        """One embedding a text, in order; `states`: which of them with all tokens' states."""
         keys = [_key(ids) for ids in texts]
+        wanted = {key for key, one in zip(keys, states, strict=True) if one}
         found: dict[bytes, Encoded] = {}
         missing: dict[bytes, TokenIds] = {}
         for key, ids in zip(keys, texts, strict=True):
             if key in found or key in missing:
                 continue
             known = self.cache.get(key)
-            if known is not None and (known.states_SR is not None or not states):
+            if known is not None and (known.states_SR is not None or key not in wanted):
                 found[key] = known
             else:
                 missing[key] = ids
         for batch in self._batches(missing):
-            encoded = self._backbone.encode([missing[key] for key in batch], states=states)
+            encoded = self._backbone.encode(
+                [missing[key] for key in batch], states=[key in wanted for key in batch]
+            )
             for key, one in zip(batch, encoded, strict=True):
                 found[key] = one
                 self.cache.put(key, one, _size(one))

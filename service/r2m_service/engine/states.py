@@ -11,16 +11,16 @@ from r2m.errors import Code, Problem
 from r2m.tensors import TensorValue
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+# gRPC's buffers are read-only; the tensor is only ever read.
+warnings.filterwarnings("ignore", message="The given buffer is not writable")
+
 ALIGNMENT = 64
 """Bytes; what torch itself aligns its tensors to."""
 
 
 def states_tensor(value: TensorValue, device: torch.device) -> Tensor:
     """h_SP of a checked value, on a device."""
-    with warnings.catch_warnings():
-        # The buffer is the request's and read-only; the tensor is only ever read.
-        warnings.filterwarnings("ignore", message="The given buffer is not writable")
-        flat = torch.frombuffer(value.data, dtype=DTYPES[value.dtype])
+    flat = torch.frombuffer(value.data, dtype=DTYPES[value.dtype])
     if flat.data_ptr() % ALIGNMENT:
         # Where a request's bytes lie is chance, and BLAS promises the same bits only for the same
         # alignment.

@@ -31,7 +31,9 @@ from r2m_service.engine.worker import DeviceWorker
 from r2m_service.modeling.backbone import Backbone
 from r2m_service.modeling.head import Head, first_head
 from r2m_service.modeling.text import TextError, TextFault
+from r2m_service.modeling.update import Moments
 
+TEXTS_AT_ONCE = 32
 TEXT_CODES = {
     TextFault.EMPTY: Code.TEXT_EMPTY,
     TextFault.INVALID: Code.TEXT_INVALID,
@@ -92,7 +94,10 @@ class TorchEngine:
         self._heads: BytesCache[HeadKey, Head] = BytesCache(limits.head_cache_bytes)
         self._loading: dict[HeadKey, asyncio.Task[Head]] = {}
         self._worker: DeviceWorker[_ScoreWork, Scored | Problem] = DeviceWorker(
-            self._score_batch, budget=limits.token_budget, most=limits.batch_items
+            self._score_batch,
+            budget=limits.token_budget,
+            most=limits.batch_items,
+            fatal=_device_is_lost,
         )
         # Tokenizers are not thread-safe; one thread keeps them off the event loop.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="r2m-tokenize")
@@ -129,7 +134,12 @@ class TorchEngine:
     async def encode(self, texts: Sequence[Text]) -> list[TokenIds | Problem]:
         """Token ids, or why a text has none, for each."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._tokenizing, self._encode_now, list(texts))
+        found: list[TokenIds | Problem] = []
+        # In parts, so that one call of thousands does not hold the thread that all share.
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            part = list(texts[start : start + TEXTS_AT_ONCE])
+            found += await loop.run_in_executor(self._tokenizing, self._encode_now, part)
+        return found
 
     def _encode_now(self, texts: Sequence[Text]) -> list[TokenIds | Problem]:
         found: list[TokenIds | Problem] = []
@@ -137,7 +147,7 @@ class TorchEngine:
             try:
                 found.append(self._backbone.text.encode(text.prompt, text.response, raw=text.raw))
             except TextError as error:
-                found.append(Problem(TEXT_CODES[error.fault], str(error)))
+                found.append(Problem(TEXT_CODES[error.fault], str(error), field=error.field))
         return found
 
     async def score(self, head: HeadSource | None, items: Sequence[Item]) -> list[Scored | Problem]:
@@ -161,10 +171,12 @@ class TorchEngine:
 
     async def align(self, job: AlignJob, progress: Callable[[int], None]) -> Update:
         """One update; the device is given up between groups."""
+        parent = await self.load(job.parent)
         aligner = Aligner(
             job,
-            parent=await self.load(job.parent),
+            parent=parent,
             reference=await self.load(job.reference),
+            moments=await asyncio.to_thread(self._moments, parent, job.optimizer),
             embedder=self._embedder,
             device=self._backbone.device,
             one_by_one=self._deterministic,
@@ -174,7 +186,13 @@ class TorchEngine:
             if await self._worker.turn(turn):
                 done += 1
                 progress(done)
-        return aligner.result()
+        # Turning 134 MB of weights into a file takes a while: not on the event loop.
+        return await asyncio.to_thread(aligner.result)
+
+    def _moments(self, parent: Head, optimizer: bytes | None) -> Moments:
+        if optimizer is None:
+            return Moments.zeros(parent)
+        return Moments.from_bytes(optimizer, self._backbone.device)
 
     def first_head(
         self, *, policy_width: int, feedback: FeedbackSource, method: MethodSettings
@@ -224,7 +242,7 @@ class TorchEngine:
     def _score_batch(self, batch: Sequence[_ScoreWork]) -> list[Scored | Problem]:
         encoded = self._embedder.embed(
             [work.item.token_ids for work in batch],
-            states=any(work.attends_to_backbone for work in batch),
+            states=[work.attends_to_backbone for work in batch],
         )
         found: list[Scored | Problem] = [Problem(Code.COMPUTE_FAILED, "not scored")] * len(batch)
         for places in self._by_head(batch):
@@ -254,6 +272,12 @@ class TorchEngine:
         for place, work in enumerate(batch):
             groups.setdefault(id(work.head), []).append(place)
         return list(groups.values())
+
+
+def _device_is_lost(error: Exception) -> bool:
+    """An error after which every later call on the device fails too."""
+    lost: type[Exception] | None = getattr(torch, "AcceleratorError", None)
+    return lost is not None and isinstance(error, lost)
 
 
 def _scored(reward: float, vanilla: float) -> Scored | Problem:

@@ -8,6 +8,7 @@ two of them waiting scores go first, and after each batch one turn goes on, so n
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from r2m.errors import Code, Problem
+
+logger = logging.getLogger("r2m.engine")
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
@@ -44,10 +47,16 @@ class DeviceWorker(Generic[Work, Result]):
         budget: a batch costs its longest item times its count (padding); it stays within this,
             but for a single item that is larger by itself.
         most: items a batch.
+        fatal: tells whether the device is lost with this error: the worker is not alive then.
     """
 
     def __init__(
-        self, run_batch: Callable[[Sequence[Work]], Sequence[Result]], *, budget: int, most: int
+        self,
+        run_batch: Callable[[Sequence[Work]], Sequence[Result]],
+        *,
+        budget: int,
+        most: int,
+        fatal: Callable[[Exception], bool] = lambda _: False,
     ) -> None:
         self._run_batch = run_batch
         self._budget = budget
@@ -55,6 +64,8 @@ class DeviceWorker(Generic[Work, Result]):
         self._entries: deque[_Entry[Work, Result]] = deque()
         self._turns: deque[_Turn] = deque()
         self._wake = threading.Condition()
+        self._fatal = fatal
+        self._lost = False
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="r2m-device", daemon=True)
 
@@ -65,7 +76,7 @@ class DeviceWorker(Generic[Work, Result]):
     @property
     def alive(self) -> bool:
         """Whether work can be expected to finish."""
-        return self._thread.is_alive() and not self._stopping
+        return self._thread.is_alive() and not self._stopping and not self._lost
 
     def stop(self) -> None:
         """Finish the batch or turn at hand, fail what waits, end the thread."""
@@ -113,7 +124,7 @@ class DeviceWorker(Generic[Work, Result]):
         return await turn.future
 
     def _require_alive(self) -> None:
-        if self._stopping or not self._thread.is_alive():
+        if not self.alive:
             raise Problem(Code.NOT_READY, "the device worker is not running")
 
     def _loop(self) -> None:
@@ -130,7 +141,7 @@ class DeviceWorker(Generic[Work, Result]):
                 with self._wake:
                     turn = self._turns.popleft() if self._turns else None
             if turn is not None:
-                _settle(turn.loop, turn.future, turn.function)
+                self._do_turn(turn)
 
     def _take(self) -> list[_Entry[Work, Result]]:
         """The next batch in order of arrival, within the budget; callers who left are dropped."""
@@ -151,12 +162,33 @@ class DeviceWorker(Generic[Work, Result]):
         try:
             results = self._run_batch([entry.work for entry in batch])
         except Exception as error:
-            problem = as_problem(error)
+            problem = self._failed(error)
             for entry in batch:
                 _set(entry.loop, entry.future, error=problem)
             return
         for entry, result in zip(batch, results, strict=True):
             _set(entry.loop, entry.future, result)
+
+    def _do_turn(self, turn: _Turn) -> None:
+        if turn.future.cancelled():
+            return
+        try:
+            result = turn.function()
+        except Exception as error:
+            _set(turn.loop, turn.future, error=self._failed(error))
+        else:
+            _set(turn.loop, turn.future, result)
+
+    def _failed(self, error: Exception) -> Problem:
+        if isinstance(error, Problem):
+            return error
+        logger.error("the device failed", exc_info=error)
+        self._lost |= self._fatal(error)
+        problem = Problem(
+            Code.COMPUTE_FAILED, f"the device failed on this work ({type(error).__name__})"
+        )
+        problem.__cause__ = error
+        return problem
 
     def _fail_waiting(self) -> None:
         gone = Problem(Code.NOT_READY, "the server is shutting down")
@@ -166,30 +198,6 @@ class DeviceWorker(Generic[Work, Result]):
             _set(turn.loop, turn.future, error=gone)
         self._entries.clear()
         self._turns.clear()
-
-
-def as_problem(error: Exception) -> Problem:
-    """What the device did not manage, as a row of the error table."""
-    if isinstance(error, Problem):
-        return error
-    problem = Problem(
-        Code.COMPUTE_FAILED, f"the device failed on this batch ({type(error).__name__}: {error})"
-    )
-    problem.__cause__ = error
-    return problem
-
-
-def _settle(
-    loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any], function: Callable[[], Any]
-) -> None:
-    if future.cancelled():
-        return
-    try:
-        result = function()
-    except Exception as error:
-        _set(loop, future, error=as_problem(error))
-    else:
-        _set(loop, future, result)
 
 
 def _set(

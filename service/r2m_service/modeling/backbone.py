@@ -87,7 +87,9 @@ class Backbone:
         return rewards_N if self.bias is None else rewards_N + self.bias
 
     @torch.inference_mode()
-    def encode(self, batch: Sequence[Sequence[int]], *, states: bool = False) -> list[Encoded]:
+    def encode(
+        self, batch: Sequence[Sequence[int]], *, states: Sequence[bool] | None = None
+    ) -> list[Encoded]:
         """RTEs of a padded batch.
 
         Padding is on the right and masked, so that no real token sees it: a causal model's states
@@ -95,7 +97,7 @@ class Backbone:
 
         Args:
             batch: token ids, at least one each.
-            states: also give all tokens' states.
+            states: of which texts all tokens' states are wanted too; None: of none.
         """
         lengths = [len(ids) for ids in batch]
         longest = max(lengths)
@@ -114,7 +116,8 @@ class Backbone:
         hidden_NSR: Tensor = out.last_hidden_state
         found: list[Encoded] = []
         for row, length in enumerate(lengths):
-            states_SR = hidden_NSR[row, :length].clone() if states else None
+            wanted = states is not None and states[row]
+            states_SR = hidden_NSR[row, :length].clone() if wanted else None
             found.append(Encoded(hidden_NSR[row, length - 1].float().clone(), states_SR))
         return found
 

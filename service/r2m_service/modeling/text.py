@@ -24,9 +24,10 @@ class TextFault(StrEnum):
 class TextError(ValueError):
     """A text that cannot be scored: what is wrong, and what was expected."""
 
-    def __init__(self, fault: TextFault, message: str) -> None:
+    def __init__(self, fault: TextFault, message: str, field: str = "prompt, response") -> None:
         super().__init__(message)
         self.fault = fault
+        self.field = field
 
 
 class TextEncoder:
@@ -41,6 +42,10 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.has_template = bool(getattr(tokenizer, "chat_template", None))
+        longest = max((len(token) for token in tokenizer.get_vocab()), default=1)
+        # Hardly a token covers more characters than its own spelling has, so a text this long has
+        # too many: known without the seconds and gigabytes that tokenizing megabytes takes.
+        self._max_characters = max_length * longest
 
     def encode(self, prompt: str, response: str, *, raw: bool) -> tuple[int, ...]:
         """Token ids of one sample.
@@ -50,7 +55,13 @@ class TextEncoder:
         """
         for name, text in (("prompt", prompt), ("response", response)):
             if not text and not (raw and name == "prompt"):
-                raise TextError(TextFault.EMPTY, f"the {name} is empty")
+                raise TextError(TextFault.EMPTY, f"the {name} is empty", name)
+        if len(prompt) + len(response) > self._max_characters:
+            raise TextError(
+                TextFault.TOO_LONG,
+                f"{len(prompt) + len(response)} characters are more than {self.max_length} tokens, "
+                "which is all that the reward model takes",
+            )
         try:
             f"{prompt}{response}".encode()
         except UnicodeEncodeError:

@@ -117,46 +117,70 @@ class Step:
     finite: bool
 
 
-def adamw_step(
-    head: Head,
-    gradient: Mapping[str, Tensor],
-    moments: Moments,
-    *,
-    learning_rate: float,
-    weight_decay: float,
-    max_grad_norm: float | None,
-) -> Step:
-    """One step of torch's AdamW on copies: the given head and moments stay as they are.
+class AdamWStep:
+    """One step of torch's AdamW, tensor by tensor: the given head and moments stay as they are.
+
+    Tensor by tensor, because a paper-size head takes more than a second on a CPU and whoever owns
+    the device may want to do something else in between.
 
     Args:
         gradient: of every tensor of the head, by name.
         max_grad_norm: the global norm to clip to; None: no clipping.
     """
-    weights = {name: tensor.detach().clone() for name, tensor in head.tensors.items()}
-    for name, tensor in weights.items():
-        tensor.grad = gradient[name].clone()
-    norm = torch.nn.utils.clip_grad_norm_(
-        weights.values(), math.inf if max_grad_norm is None else max_grad_norm
-    )
-    optimizer = torch.optim.AdamW(
-        weights.values(), lr=learning_rate, weight_decay=weight_decay, betas=BETAS, eps=EPSILON
-    )
-    for name, tensor in weights.items():
+
+    def __init__(
+        self,
+        head: Head,
+        gradient: Mapping[str, Tensor],
+        moments: Moments,
+        *,
+        learning_rate: float,
+        weight_decay: float,
+        max_grad_norm: float | None,
+    ) -> None:
+        self._learning_rate = learning_rate
+        self._weight_decay = weight_decay
+        self._moments = moments
+        self._weights = {name: tensor.detach().clone() for name, tensor in head.tensors.items()}
+        for name, tensor in self._weights.items():
+            tensor.grad = gradient[name].clone()
+        self._norm = torch.nn.utils.clip_grad_norm_(
+            self._weights.values(), math.inf if max_grad_norm is None else max_grad_norm
+        )
+        self._first: dict[str, Tensor] = {}
+        self._second: dict[str, Tensor] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The tensors to update."""
+        return list(self._weights)
+
+    def update(self, name: str) -> None:
+        """Move one tensor."""
+        tensor = self._weights[name]
+        optimizer = torch.optim.AdamW(
+            [tensor],
+            lr=self._learning_rate,
+            weight_decay=self._weight_decay,
+            betas=BETAS,
+            eps=EPSILON,
+        )
         optimizer.state[tensor] = {
-            "step": torch.tensor(float(moments.t)),
-            "exp_avg": moments.first[name].clone(),
-            "exp_avg_sq": moments.second[name].clone(),
+            "step": torch.tensor(float(self._moments.t)),
+            "exp_avg": self._moments.first[name].clone(),
+            "exp_avg_sq": self._moments.second[name].clone(),
         }
-    optimizer.step()
-    state = {name: optimizer.state[tensor] for name, tensor in weights.items()}
-    return Step(
-        tensors=weights,
-        moments=Moments(
-            moments.t + 1,
-            {name: one["exp_avg"] for name, one in state.items()},
-            {name: one["exp_avg_sq"] for name, one in state.items()},
-        ),
-        gradient_norm=float(norm),
-        finite=bool(torch.isfinite(norm))
-        and all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()),
-    )
+        optimizer.step()
+        state = optimizer.state[tensor]
+        self._first[name], self._second[name] = state["exp_avg"], state["exp_avg_sq"]
+        tensor.grad = None
+
+    def finish(self) -> Step:
+        """The outcome, once every tensor has moved."""
+        return Step(
+            tensors=self._weights,
+            moments=Moments(self._moments.t + 1, self._first, self._second),
+            gradient_norm=float(self._norm),
+            finite=bool(torch.isfinite(self._norm))
+            and all(bool(torch.isfinite(tensor).all()) for tensor in self._weights.values()),
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ M = TypeVar("M")
 
 JSON = "application/json"
 SAFETENSORS = "application/x-safetensors"
+SMALL_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +60,11 @@ class Intake:
         held = self.max_bytes if declared is None else declared
         async with self.budget.hold(held, wait=False):
             body = await self._read(request, held)
-            if media == SAFETENSORS:
-                yield parse(model, attach(*decode(body)))
+            if len(body) > SMALL_BYTES:
+                # Megabytes of JSON take long enough that others would notice.
+                yield await asyncio.to_thread(_decoded, model, media, body)
             else:
-                yield parse_json(model, body)
+                yield _decoded(model, media, body)
 
     async def _read(self, request: Request, most: int) -> bytearray:
         body = bytearray()
@@ -106,3 +109,9 @@ def _declared(request: Request) -> int | None:
         raise Problem(Code.INVALID_REQUEST, "Content-Length is not a number")
     # Twenty digits are more than any limit, and cheap to convert.
     return int(given) if len(given) < 20 else 10**20
+
+
+def _decoded(model: type[M], media: str, body: bytearray) -> M:
+    if media == SAFETENSORS:
+        return parse(model, attach(*decode(body)))
+    return parse_json(model, body)
