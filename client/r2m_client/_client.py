@@ -108,8 +108,8 @@ class Client(Settings):
             last_token: whether the last token's state is among them.
             feedback: what the run attends to: the policy's states, the reward backbone's own, or
                 nothing.
-            method: the method's settings; the server has defaults for all, and refuses unknown
-                keys.
+            method: the method's settings, such as `{"profile": "paper", "omega": {…}}`; the
+                server has defaults for all (profile `guarded`), and refuses unknown keys.
 
         Raises:
             RunExists: with other settings.

@@ -36,7 +36,7 @@ def main() -> int:
     try:
         _demo(arguments, console)
     except KeyboardInterrupt:
-        console.print("stopped; the server is down too")
+        console.print("stopped; nothing is left running")
         return 130
     except Exception as error:
         console.print(f"[red]the demo stopped:[/red] {_one_line(error)}")
@@ -51,7 +51,7 @@ def _arguments() -> argparse.Namespace:
         description="Train SmolLM2-135M with TRL's RLOO on rewards of a real R2M server.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--steps", type=_positive, default=8, help="RL steps, about 20 s each")
+    parser.add_argument("--steps", type=_number, default=8, help="RL steps, about 20 s each")
     parser.add_argument(
         "--model",
         default="",
@@ -71,7 +71,13 @@ def _demo(arguments: argparse.Namespace, console: Console) -> None:
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     with console.status("policy: looking for SmolLM2-135M-Instruct") as status:
-        smollm2 = ensure_smollm2(arguments.cache, say=lambda text: status.update(f"policy: {text}"))
+
+        def say(text: str) -> None:
+            status.update(f"policy: {text}")
+            if not console.is_terminal:  # no spinner there
+                console.print(f"policy: {text}")
+
+        smollm2 = ensure_smollm2(arguments.cache, say=say)
     console.print(f"policy        {smollm2}")
     model = arguments.model or str(smollm2)
     head = None if arguments.model else HERE / "head.safetensors"
@@ -154,11 +160,10 @@ def _one_line(error: Exception) -> str:
     return text.splitlines()[0] if known else f"{text.splitlines()[0]} ({type(error).__name__})"
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
+def _number(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -46,6 +46,9 @@ def serving(
     Raises:
         ServerError: it ended before it was ready, or took too long.
     """
+    for address in (http, grpc):
+        if address is not None:
+            _require_free(address)
     http, grpc = http or free_address(), grpc or free_address()
     command = [str(Path(sys.executable).with_name("r2m")), "serve", "--model", model]
     command += ["--state", str(state), "--http", http, "--grpc", grpc, "--threads", "1"]
@@ -63,6 +66,17 @@ def serving(
         _stop(process)
 
 
+def _require_free(address: str) -> None:
+    """Whoever answers on a port in use is not the server that this demo starts."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, int(port)))
+    except (OSError, ValueError) as error:
+        raise ServerError(f"cannot listen on {address}: {error}") from error
+
+
 def _wait_ready(process: subprocess.Popen[bytes], http: str, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
@@ -72,7 +86,9 @@ def _wait_ready(process: subprocess.Popen[bytes], http: str, log: Path) -> None:
             contextlib.suppress(OSError),  # refused, or 503 while it starts
             urllib.request.urlopen(f"http://{http}/readyz", timeout=2),
         ):
-            return
+            if process.poll() is None:
+                return
+            continue  # somebody else answered
         time.sleep(0.2)
     raise ServerError(f"the server was not ready within {START_SECONDS} s; its log is {log}")
 

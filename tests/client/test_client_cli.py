@@ -59,7 +59,7 @@ def test_serve_without_the_service(r2m, added):
         added(**points)
         result = r2m("serve", "--model", "x")
         assert result.exit_code == 1
-        assert "install r2m-serve[service]" in result.stderr
+        assert "pip install '.[service]'" in result.stderr
         assert len(result.stderr.strip().splitlines()) == 1
 
 

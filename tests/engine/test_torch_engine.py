@@ -46,7 +46,7 @@ async def items(engine, seed, count):
         Text(PROMPTS[seed % 3], f"{RESPONSES[(seed + n) % 5]} " * (1 + n % 4) + str(n))
         for n in range(count)
     ]
-    ids = await engine.encode(texts)
+    ids = [one.token_ids for one in await engine.encode(texts, truncation="none")]
     return [
         Item(one, tensor_value(states(100 * seed + n, width=WIDTH_P), dtype="float32"))
         for n, one in enumerate(ids)

@@ -31,7 +31,7 @@ def kind(request, tmp_path_factory):
 
 
 def ids_of(backbone):
-    return [backbone.text.encode(p, r, raw=False) for p, r in TEXTS]
+    return [backbone.text.pair(p, r).ids for p, r in TEXTS]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -168,12 +168,12 @@ def test_fingerprint_covers_all_that_changes_a_reward(tmp_path, reward_model):
 def test_text_is_encoded_as_the_template_says_without_a_second_bos(reward_model):
     text = load_backbone(str(reward_model)).text
     bos = text.tokenizer.bos_token_id
-    chat = text.encode("Hi", "Hello.", raw=False)
+    chat = text.pair("Hi", "Hello.").ids
     turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
     assert list(chat) == text.tokenizer.apply_chat_template(turns)["input_ids"]
     assert chat[0] == bos
     assert chat.count(bos) == 1
-    raw = text.encode("Hi", "Hello.", raw=True)
+    raw = text.pair("Hi", "Hello.", raw=True).ids
     assert text.tokenizer.decode(raw) == "HiHello."
 
 
@@ -191,23 +191,23 @@ def test_text_is_encoded_as_the_template_says_without_a_second_bos(reward_model)
 def test_texts_without_a_reward_say_why(reward_model, prompt, response, raw, fault):
     text = load_backbone(str(reward_model)).text
     with pytest.raises(TextError) as caught:
-        text.encode(prompt, response, raw=raw)
+        text.pair(prompt, response, raw=raw)
     assert caught.value.fault == fault
 
 
 def test_no_template_is_said_and_raw_still_works(tmp_path):
     text = load_backbone(str(models.save_reward_model(tmp_path / "bare", template=None))).text
     with pytest.raises(TextError, match="format raw") as caught:
-        text.encode("a", "b", raw=False)
+        text.pair("a", "b")
     assert caught.value.fault == TextFault.NO_TEMPLATE
-    assert text.encode("", "b", raw=True)
+    assert text.pair("", "b", raw=True).ids
 
 
 def test_a_template_that_raises_refuses_the_text_only(tmp_path):
     template = "{% if messages|length > 1 %}{{ raise_exception('no turns') }}{% endif %}"
     text = load_backbone(str(models.save_reward_model(tmp_path / "x", template=template))).text
     with pytest.raises(TextError, match="no turns"):
-        text.encode("a", "b", raw=False)
+        text.pair("a", "b")
 
 
 def test_a_giant_text_is_refused_without_being_tokenized(reward_model, monkeypatch):
@@ -216,5 +216,5 @@ def test_a_giant_text_is_refused_without_being_tokenized(reward_model, monkeypat
     monkeypatch.setattr(text, "_ids", lambda *_, **__: pytest.fail("it was tokenized"))
     for raw in (False, True):
         with pytest.raises(TextError) as caught:
-            text.encode("p", "hello world " * 100_000, raw=raw)
+            text.pair("p", "hello world " * 100_000, raw=raw)
         assert caught.value.fault == TextFault.TOO_LONG

@@ -11,11 +11,10 @@ import secrets
 from typing import TYPE_CHECKING
 
 import pytest
-from registry_makers import make_head, make_run
+from registry_makers import SqlRegistry, make_head, make_run
 from sqlalchemy import create_engine, make_url, text
 
 from r2m_service.registry.blobs import BlobStore
-from r2m_service.registry.sql import SqlRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,8 @@ import pytest
 
 from r2m.errors import Code, Problem
 from r2m_service.domain.method import Gate, MethodSettings, Omega
-from r2m_service.domain.runs import BlobRef, Head, Policy, Run, StepCommit
+from r2m_service.domain.runs import BlobRef, Branch, Change, Head, Policy, Run, StepCommit
+from r2m_service.registry import sql
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -105,3 +106,24 @@ class Refusal:
 def refuses(code: Code, *parts: str) -> Refusal:
     """The block raises a Problem of this code, whose sentence holds the parts."""
     return Refusal(code, *parts)
+
+
+CHANGE = Change(datetime(2026, 11, 23, tzinfo=UTC), "updated", {"by": "a test"})
+
+
+class SqlRegistry(sql.SqlRegistry):
+    """The registry, for tests that are not about the audit trail: entries are made up."""
+
+    def create_run(self, run: Run, first: Head, change: Change = CHANGE) -> None:
+        super().create_run(run, first, change)
+
+    def archive_run(self, name: str, change: Change = CHANGE) -> None:
+        super().archive_run(name, change)
+
+    def set_alias(
+        self, run: str, alias: str, head: int, expect: int | None, change: Change = CHANGE
+    ) -> int | None:
+        return super().set_alias(run, alias, head, expect, change)
+
+    def open_branch(self, run: str, branch: Branch, change: Change = CHANGE) -> None:
+        super().open_branch(run, branch, change)

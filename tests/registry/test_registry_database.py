@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from registry_makers import make_commit, make_head, make_run, refuses
+from registry_makers import SqlRegistry, make_commit, make_head, make_run, refuses
 from sqlalchemy import event
 
 from r2m.errors import Code, Problem
 from r2m_service.domain.runs import AnsweredStep, Branch
-from r2m_service.registry.sql import SqlRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -172,7 +171,7 @@ def test_a_driver_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None
 COMMIT_FOR_EVER = """
 import sys
 from pathlib import Path
-from r2m_service.registry.sql import SqlRegistry
+from registry_makers import SqlRegistry
 from registry_makers import make_commit
 registry = SqlRegistry(Path(sys.argv[1]))
 step = 0

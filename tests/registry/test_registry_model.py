@@ -15,7 +15,7 @@ from r2m.errors import Code
 from r2m_service.domain.runs import AnsweredStep, Branch, RunState
 
 if TYPE_CHECKING:
-    from r2m_service.registry.sql import SqlRegistry
+    from registry_makers import SqlRegistry
 
 names = itertools.count()
 few = st.integers(0, 5)

@@ -15,7 +15,7 @@ from r2m_service.domain.runs import Branch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from r2m_service.registry.sql import SqlRegistry
+    from registry_makers import SqlRegistry
 
 ROUNDS = 25
 

@@ -21,8 +21,8 @@ rates = st.floats(0, 1000, exclude_min=True)
 share = st.floats(0, 1)
 omegas = st.one_of(
     st.builds(Omega, kind=st.just("constant"), value=share),
-    st.builds(Omega, kind=st.just("cosine"), total_steps=st.integers(1, 2**31), floor=share),
-    st.builds(Omega, kind=st.just("ramp"), steps=st.integers(1, 2**31), floor=share),
+    st.builds(Omega, kind=st.just("cosine"), total_steps=st.integers(1, 2**31 - 1), floor=share),
+    st.builds(Omega, kind=st.just("ramp"), steps=st.integers(1, 2**31 - 1), floor=share),
 )
 gates = st.builds(
     Gate,

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from registry_makers import START, make_commit, make_head, make_run, refuses
+from registry_makers import START, SqlRegistry, make_commit, make_head, make_run, refuses
 from sqlalchemy import event
 from sqlalchemy.exc import StatementError
 
 from r2m.errors import Code
-from r2m_service.domain.runs import AnsweredStep, BlobRef, Branch
-from r2m_service.registry.sql import SqlRegistry
+from r2m_service.domain.runs import AnsweredStep, BlobRef, Branch, Change
 
 if TYPE_CHECKING:
     from r2m_service.application.ports import Registry
@@ -72,7 +71,6 @@ def test_a_name_is_given_once(registry: SqlRegistry) -> None:
 
 def test_an_archived_run_keeps_its_name_and_can_only_be_read(registry: SqlRegistry) -> None:
     registry.commit_step(make_commit(1, 0, 1))
-    registry.archive_run("tldr")
     registry.archive_run("tldr")
     with refuses(Code.RUN_EXISTS):
         registry.create_run(make_run(key="another"), make_head())
@@ -373,3 +371,23 @@ def test_a_registry_is_the_same_when_opened_again(registry: SqlRegistry, url: st
         again.commit_step(make_commit(1, 0, 2, branch="b"))
     finally:
         again.close()
+
+
+def test_changes_are_kept_in_order_with_what_they_changed(registry: SqlRegistry) -> None:
+    (first,) = registry.changes("tldr")
+    method = replace(make_run().method, alpha=0.5)
+    second = Change(START + timedelta(seconds=1), "updated", {"alpha": [0.3, 0.5]}, "it sagged")
+    registry.update_method("tldr", method, second)
+    assert registry.changes("tldr") == [first, second]
+    state = registry.run_state("tldr")
+    assert state is not None
+    assert state.run.method == method
+    registry.archive_run("tldr", Change(START, "archived", {}))
+    for again in (
+        lambda: registry.archive_run("tldr"),
+        lambda: registry.update_method("tldr", method, second),
+    ):
+        with refuses(Code.RUN_ARCHIVED, "read-only"):
+            again()
+    assert len(registry.changes("tldr")) == 3
+    assert registry.changes("nobody") == []

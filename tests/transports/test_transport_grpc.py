@@ -89,7 +89,7 @@ async def test_feedback_bytes_reach_the_application_as_they_are():
 
 def test_what_is_absent_stays_absent():
     value = to_value(pb.AlignRequest(groups=[pb.Group(id="g", samples=[pb.Sample(id="a")])]))
-    sample = {"id": "a", "prompt": "", "response": "", "format": "", "group": ""}
+    sample = {"id": "a", "format": "", "group": "", "messages": [], "token_ids": []}
     group = {"id": "g", "samples": [sample], "preferred": []}
     assert value == {"run": "", "step": 0, "groups": [group]}
     assert to_value(pb.RollbackRequest(to=0)) == {"run": "", "to": 0}

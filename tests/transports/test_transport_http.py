@@ -83,7 +83,7 @@ async def test_liveness_and_readiness():
         ("GET", "/v1/runs/a%2Fb/heads/x/y", 404, "not_found"),
         ("GET", "/v1/score", 405, "method_not_allowed"),
         ("OPTIONS", "/v1/score", 405, "method_not_allowed"),
-        ("PATCH", "/v1/runs/a", 405, "method_not_allowed"),
+        ("PATCH", "/v1/runs", 405, "method_not_allowed"),
     ],
 )
 async def test_paths_that_are_not_there(method, path, status, code):

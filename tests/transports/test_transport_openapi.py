@@ -15,7 +15,9 @@ from r2m_service.transports.http.examples import ANSWERS, REQUESTS
 ROUTES = {
     "/v1/score": {"post"},
     "/v1/runs": {"get", "post"},
-    "/v1/runs/{run}": {"get", "delete"},
+    "/v1/runs/{run}": {"get", "delete", "patch"},
+    "/v1/runs/{run}/changes": {"get"},
+    "/v1/runs/{run}/evaluate": {"post"},
     "/v1/runs/{run}/score": {"post"},
     "/v1/runs/{run}/align": {"post"},
     "/v1/runs/{run}/heads": {"get"},
@@ -52,7 +54,7 @@ def test_operations_are_described(document):
         assert one["summary"]
         named = {given["name"] for given in one.get("parameters", []) if given["in"] == "path"}
         assert named == set(re.findall(r"{(\w+)}", path))
-        assert ("requestBody" in one) == (method in ("post", "put"))
+        assert ("requestBody" in one) == (method in ("post", "put", "patch"))
         for status, answer in one["responses"].items():
             assert answer["description"]
             if status.startswith(("4", "5")) or status == "default":
@@ -95,9 +97,9 @@ def test_examples_are_valid_requests(name):
 def test_tensor_routes_name_both_media_types(document):
     for path, method, one in operations(document):
         media = set(one.get("requestBody", {}).get("content", {}))
-        if path.endswith(("/score", "/align")):
+        if path.endswith(("/score", "/align", "/evaluate")):
             assert media == {"application/json", "application/x-safetensors"}, path
-        elif method in ("post", "put"):
+        elif method in ("post", "put", "patch"):
             assert media == {"application/json"}
 
 

@@ -28,7 +28,7 @@ SAMPLE = {"id": "a", "prompt": "p", "response": "r"}
 @pytest.mark.parametrize(
     ("value", "field", "message"),
     [
-        ({"samples": [SAMPLE] * 3 + [{"id": "d", "response": ""}]}, "samples[3].prompt", "missing"),
+        ({"samples": [SAMPLE] * 3 + [{"prompt": "d"}]}, "samples[3].id", "missing"),
         ({"samples": [{**SAMPLE, "prompt": 5}]}, "samples[0].prompt", "a string, got 5"),
         ({"samples": [{**SAMPLE, "promt": "x"}]}, "samples[0].promt", "not a key"),
         ({"samples": [SAMPLE, 7]}, "samples[1]", "an object, got 7"),

@@ -196,7 +196,7 @@ async def test_score_and_align_take_them():
         for one in (scored.samples[0], aligned.groups[0].samples[0]):
             assert (one.feedback.dtype, one.feedback.shape) == ("bfloat16", [2, 4])
             assert bytes(one.feedback.data) == BYTES
-        wrong = {"samples": [{"id": "a"}]}
+        wrong = {"samples": [{"id": "a", "prompt": 5}]}
         refused = http_failure(
             await wires.http.post("/v1/score", content=safetensors(wrong, {}), headers=TENSORS)
         )

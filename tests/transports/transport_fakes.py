@@ -155,6 +155,24 @@ class FakeApplication:
         self._call("rollback", run, request)
         return run_out(run)
 
+    async def evaluate(self, run: str, request: Any) -> contract.EvaluateAnswer:
+        self._call("evaluate", run, request)
+        nothing = contract.AccuracyOut(accuracy=0.5, low=0.0, high=1.0, correct=0, ties=0)
+        return contract.EvaluateAnswer(
+            run=run, pairs=0, heads=[nothing], vanilla=nothing, errors=[]
+        )
+
+    async def update_run(self, run: str, request: Any) -> contract.RunOut:
+        self._call("update_run", run, request)
+        return run_out(run)
+
+    async def list_changes(self, run: str) -> contract.ChangeList:
+        self._call("list_changes", run)
+        detail = {"alpha": [0.3, 0.5]}
+        return contract.ChangeList(
+            changes=[contract.ChangeOut(at="2026-01-01T00:00:00Z", what="updated", detail=detail)]
+        )
+
     def server(self) -> contract.ServerOut:
         self._call("server")
         return contract.ServerOut(

@@ -16,6 +16,9 @@ from r2m_client.cli._runs import runs
 from r2m_client.cli._score import score
 
 GROUP = "r2m.commands"
+NEEDS_SERVICE = (
+    "needs the service: pip install 'r2m-serve[service]', in a clone pip install '.[service]'"
+)
 KNOWN = {"serve": "Serve a reward model over HTTP and gRPC."}
 """Short help of commands of ours that are not loaded to be listed."""
 
@@ -35,9 +38,7 @@ def load(point: EntryPoint) -> click.Command:
         command = point.load()
     except Exception as error:  # whatever another package's import may raise
         if point.module.split(".")[0] == "r2m_service" and isinstance(error, ImportError):
-            raise click.ClickException(
-                f"`r2m {point.name}` needs the service: install r2m-serve[service] ({error})"
-            ) from None
+            raise click.ClickException(f"`r2m {point.name}` {NEEDS_SERVICE} ({error})") from None
         raise click.ClickException(
             f"`r2m {point.name}` ({point.value}) cannot be loaded: "
             f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -63,9 +64,7 @@ class Commands(click.Group):
         if point is not None:
             return load(point)
         if cmd_name in KNOWN:
-            raise click.ClickException(
-                f"`r2m {cmd_name}` needs the service: install r2m-serve[service]"
-            )
+            raise click.ClickException(f"`r2m {cmd_name}` {NEEDS_SERVICE}")
         return None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -36,6 +36,7 @@ from r2m_service.application.samples import (
     items_of,
     require_distinct,
 )
+from r2m_service.application.usage import Usage
 from r2m_service.domain.gate import Decision, decide, measure_drift
 from r2m_service.domain.runs import REFERENCE, Branch, Head, Run, RunState, StepCommit
 
@@ -71,15 +72,22 @@ class Align:
 
     Args:
         heavy: what bounds work that holds several copies of a head.
+        usage: counters by run.
     """
 
     def __init__(
-        self, registry: Registry, blobs: Blobs, engine: Engine, heavy: asyncio.Semaphore
+        self,
+        registry: Registry,
+        blobs: Blobs,
+        engine: Engine,
+        heavy: asyncio.Semaphore,
+        usage: Usage,
     ) -> None:
         self._registry = registry
         self._blobs = blobs
         self._engine = engine
         self._heavy = heavy
+        self._usage = usage
         self._locks: dict[str, asyncio.Lock] = {}
         self._running: set[asyncio.Task[AlignAnswer]] = set()
 
@@ -175,6 +183,7 @@ class Align:
             await self._job(context, list(jobs.values())),
             lambda done: progress(done, len(jobs)) if progress else None,
         )
+        self._usage.aligned(context.run.name, update.device_seconds)
         for place, result in zip(jobs, update.groups, strict=True):
             results[place] = result
             for member, problem in result.errors.items():

@@ -11,17 +11,22 @@ from r2m_service.application.align import Align, Progress
 from r2m_service.application.contract import (
     AlignAnswer,
     AlignRequest,
+    EvaluateAnswer,
+    EvaluateRequest,
     RollbackRequest,
     RunOut,
     ScoreAnswer,
     ScoreRequest,
     ServerOut,
+    UpdateRunRequest,
     VanillaRequest,
 )
+from r2m_service.application.evaluate import evaluate
 from r2m_service.application.lookup import find_run
 from r2m_service.application.ports import Blobs, Engine, Registry
 from r2m_service.application.runs import Runs
 from r2m_service.application.score import score_run, score_vanilla
+from r2m_service.application.usage import Usage
 
 HEAVY_AT_ONCE = 2
 """Aligns, new heads and head downloads at one time: each holds several copies of a head."""
@@ -47,10 +52,11 @@ class Application(Runs):
         max_head_bytes: int,
     ) -> None:
         heavy = asyncio.Semaphore(HEAVY_AT_ONCE)
-        super().__init__(registry, blobs, engine, heavy, max_head_bytes=max_head_bytes)
+        usage = Usage()
+        super().__init__(registry, blobs, engine, heavy, usage, max_head_bytes=max_head_bytes)
         self._version = version
         self._ready = ready
-        self._align = Align(registry, blobs, engine, heavy)
+        self._align = Align(registry, blobs, engine, heavy, usage)
 
     async def score(self, run: str | None, request: ScoreRequest | VanillaRequest) -> ScoreAnswer:
         """Rewards by a run's head, or vanilla ones where no run is named.
@@ -60,9 +66,11 @@ class Application(Runs):
         """
         self.require_ready()
         if run is None:
-            return await score_vanilla(self._engine, VanillaRequest(samples=request.samples))
+            return await score_vanilla(
+                self._engine, self._usage, VanillaRequest(samples=request.samples)
+            )
         assert isinstance(request, ScoreRequest), "a run is scored with its own request"
-        return await score_run(self._registry, self._blobs, self._engine, run, request)
+        return await score_run(self._registry, self._blobs, self._engine, self._usage, run, request)
 
     async def align(
         self, run: str, request: AlignRequest, progress: Progress | None = None
@@ -74,6 +82,25 @@ class Application(Runs):
         """
         self.require_ready()
         return await self._align(run, request, progress)
+
+    async def evaluate(self, run: str, request: EvaluateRequest) -> EvaluateAnswer:
+        """Accuracy of one or more heads on preference pairs.
+
+        Raises:
+            Problem: as `evaluate`, and not_ready.
+        """
+        self.require_ready()
+        return await evaluate(self._registry, self._blobs, self._engine, run, request)
+
+    async def update_run(self, run: str, request: UpdateRunRequest) -> RunOut:
+        """Change settings; an align that is under way is finished first.
+
+        Raises:
+            Problem: as `Runs.update_run`.
+        """
+        await find_run(self._registry, run)
+        async with self._align.between_steps(run):
+            return await super().update_run(run, request)
 
     async def rollback(self, run: str, request: RollbackRequest) -> RunOut:
         """Open a branch; an align that is under way is finished first.

@@ -14,9 +14,10 @@ from r2m_service.application.contract import (
     HeadOut,
     PolicyOut,
     RunOut,
+    UsageOut,
 )
 from r2m_service.application.ports import Blobs, HeadKey, HeadSource, Registry
-from r2m_service.domain.runs import Head, Run, RunState
+from r2m_service.domain.runs import LIVE, Head, Run, RunState
 
 RUN_NAME = re.compile(NAME_PATTERN)
 
@@ -50,6 +51,58 @@ async def find_head(registry: Registry, state: RunState, named: int | str | None
     return head
 
 
+async def scoring_head(
+    registry: Registry,
+    state: RunState,
+    *,
+    head: int | str | None,
+    step: int | None,
+    branch: str | None,
+) -> tuple[Head, str]:
+    """The version that answers a score, and the branch a trainer goes on with.
+
+    `step` asks for the head that scores that step of a branch: the one that was live after the
+    step before. It is recorded, so every replica answers alike at any time.
+
+    Raises:
+        Problem: invalid_request, step_out_of_order, unknown_*.
+    """
+    if step is None and branch is None:
+        found = await find_head(registry, state, head)
+        live = found.number == state.branch(None).live
+        return found, state.current if live else found.branch
+    if head not in (None, "", LIVE):
+        raise Problem(
+            Code.INVALID_REQUEST, "give either `head`, or `step` and `branch`", field="step"
+        )
+    on = state.branch(branch)
+    if step is None:
+        return await find_head(registry, state, on.live), on.name
+    if step > on.step + 1:
+        raise Problem(
+            Code.STEP_OUT_OF_ORDER,
+            f"branch {on.name!r} has been aligned up to step {on.step}: it scores up to step "
+            f"{on.step + 1}, not {step}",
+            field="step",
+        )
+    number = await head_after(registry, state, on.name, step - 1)
+    return await find_head(registry, state, number), on.name
+
+
+async def head_after(registry: Registry, state: RunState, name: str, step: int) -> int:
+    """The head that was live after a step of a branch, followed back over its origins."""
+    while True:
+        branch = state.branches[name]
+        found = await asyncio.to_thread(registry.head_after_step, state.run.name, name, step)
+        if found is not None:
+            return found
+        if branch.origin_branch is None or branch.origin_head is None:
+            return 0  # before the first step of the first branch
+        if step == branch.origin_step:
+            return branch.origin_head
+        name = branch.origin_branch
+
+
 def head_source(blobs: Blobs, run: Run, head: Head) -> HeadSource:
     """How the engine gets a version's weights."""
     return HeadSource(
@@ -59,8 +112,8 @@ def head_source(blobs: Blobs, run: Run, head: Head) -> HeadSource:
     )
 
 
-def run_out(state: RunState) -> RunOut:
-    """A run, for an answer."""
+def run_out(state: RunState, *, usage: UsageOut | None = None, live: Head | None = None) -> RunOut:
+    """A run, for an answer; `usage` and the live head's numbers where one run is asked for."""
     run, branch = state.run, state.branch(None)
     return RunOut(
         run=run.name,
@@ -87,6 +140,9 @@ def run_out(state: RunState) -> RunOut:
             )
             for one in state.branches.values()
         ],
+        truncation=run.truncation,
+        usage=usage,
+        live={} if live is None else {"verdict": live.verdict, "t": live.t, **live.metrics},
     )
 
 

@@ -6,8 +6,8 @@ The registry and the blob store are plain blocking code; use cases call them in 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from r2m.errors import Problem
 from r2m.tensors import TensorValue
@@ -16,21 +16,24 @@ from r2m_service.domain.runs import (
     AnsweredStep,
     BlobRef,
     Branch,
+    Change,
     FeedbackSource,
     Head,
     Run,
     RunState,
     StepCommit,
+    Truncation,
 )
 
 
 class Registry(Protocol):
-    """Metadata of runs, branches, heads, aliases and answered steps.
+    """Metadata of runs, branches, heads, aliases, answered steps and changes.
 
-    Every method is one transaction. A database that fails raises Problem(storage_failed).
+    Every method is one transaction; those that take a `change` keep it in the audit trail. A
+    database that fails raises Problem(storage_failed).
     """
 
-    def create_run(self, run: Run, first: Head) -> None:
+    def create_run(self, run: Run, first: Head, change: Change) -> None:
         """Store a run with branch `main` at step 0, head 0, and the aliases live and reference.
 
         Raises:
@@ -46,8 +49,24 @@ class Registry(Protocol):
         """All runs, oldest first."""
         ...
 
-    def archive_run(self, name: str) -> None:
-        """Mark a run read-only."""
+    def archive_run(self, name: str, change: Change) -> None:
+        """Mark a run read-only.
+
+        Raises:
+            Problem: unknown_run, run_archived.
+        """
+        ...
+
+    def update_method(self, name: str, method: MethodSettings, change: Change) -> None:
+        """Replace a run's settings.
+
+        Raises:
+            Problem: unknown_run, run_archived.
+        """
+        ...
+
+    def changes(self, run: str) -> list[Change]:
+        """A run's audit trail, oldest first."""
         ...
 
     def head(self, run: str, number: int) -> Head | None:
@@ -62,7 +81,9 @@ class Registry(Protocol):
         """One more than the greatest number given; numbers only grow."""
         ...
 
-    def set_alias(self, run: str, alias: str, head: int, expect: int | None) -> int | None:
+    def set_alias(
+        self, run: str, alias: str, head: int, expect: int | None, change: Change
+    ) -> int | None:
         """Point an alias at a head; returns where it pointed before (None: it is new).
 
         Raises:
@@ -91,7 +112,7 @@ class Registry(Protocol):
         """
         ...
 
-    def open_branch(self, run: str, branch: Branch) -> None:
+    def open_branch(self, run: str, branch: Branch, change: Change) -> None:
         """Add a branch, make it the run's current one, and move `live` and `previous`.
 
         Raises:
@@ -141,6 +162,9 @@ class BackboneInfo:
     chat_template: bool
 
 
+TokenIds = tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """A prompt and a response, formatted by the backbone's chat template or just joined."""
@@ -150,7 +174,24 @@ class Text:
     raw: bool = False
 
 
-TokenIds = tuple[int, ...]
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns as the chat template takes them, and the tools it may name."""
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Any] | None = None
+
+
+AnyText = Text | Conversation | TokenIds
+"""What a sample may be; token ids are the reward model's own, taken as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids, and how many more there were before they were cut."""
+
+    token_ids: TokenIds
+    truncated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +221,7 @@ class Item:
 
     token_ids: TokenIds
     feedback: TensorValue | None
+    truncated: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +230,7 @@ class Scored:
 
     reward: float
     vanilla_reward: float
+    device_seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +283,7 @@ class Update:
         finite: whether loss, gradient and candidate are.
         candidate_rewards, reference_rewards: of the used groups' samples, at the candidate's ω.
         sigma: mean over groups of the rewards' standard deviation (1/K).
+        device_seconds: what the device spent on it.
     """
 
     groups: Sequence[GroupResult]
@@ -257,6 +301,7 @@ class Update:
     optimizer: bytes | None
     candidate_rewards: Sequence[Sequence[float]]
     reference_rewards: Sequence[Sequence[float]]
+    device_seconds: float = 0.0
 
 
 class Engine(Protocol):
@@ -267,7 +312,9 @@ class Engine(Protocol):
         """What it holds."""
         ...
 
-    async def encode(self, texts: Sequence[Text]) -> list[TokenIds | Problem]:
+    async def encode(
+        self, texts: Sequence[AnyText], *, truncation: Truncation
+    ) -> list[Encoded | Problem]:
         """Token ids, or why a text has none (text_empty, text_invalid, text_too_long, …)."""
         ...
 

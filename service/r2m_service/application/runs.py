@@ -5,33 +5,47 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from r2m.errors import Code, Problem
 from r2m_service.application.contract import (
     AliasOut,
     AliasRequest,
+    ChangeList,
+    ChangeOut,
     CreateRunRequest,
     HeadList,
     HeadOut,
     RollbackRequest,
     RunList,
     RunOut,
+    UpdateRunRequest,
 )
-from r2m_service.application.lookup import find_head, find_run, head_out, run_out
+from r2m_service.application.lookup import (
+    find_head,
+    find_run,
+    head_after,
+    head_out,
+    run_out,
+    timestamp,
+)
 from r2m_service.application.parsing import parse
 from r2m_service.application.ports import Blobs, Engine, Registry
-from r2m_service.domain.method import MethodSettings, with_defaults
+from r2m_service.application.usage import Usage
+from r2m_service.domain.method import CHANGEABLE, MethodSettings, check_numbers, with_defaults
 from r2m_service.domain.runs import (
     FIRST_BRANCH,
+    LIVE,
     REFERENCE,
     SERVER_ALIASES,
     Branch,
+    Change,
     Head,
     Policy,
     Run,
-    RunState,
 )
 
 ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
@@ -42,6 +56,7 @@ class Runs:
     """Create, see and archive runs; see their heads; move aliases; go back.
 
     Args:
+        usage: counters by run.
         heavy: what bounds work that holds several copies of a head.
         max_head_bytes: of one version's weights: what a run's sizes may ask for.
     """
@@ -52,6 +67,7 @@ class Runs:
         blobs: Blobs,
         engine: Engine,
         heavy: asyncio.Semaphore,
+        usage: Usage,
         *,
         max_head_bytes: int,
     ) -> None:
@@ -59,6 +75,7 @@ class Runs:
         self._blobs = blobs
         self._engine = engine
         self._heavy = heavy
+        self._usage = usage
         self._max_head_bytes = max_head_bytes
 
     async def create_run(self, request: CreateRunRequest) -> tuple[RunOut, bool]:
@@ -81,7 +98,9 @@ class Runs:
                     raise
                 existing = await find_run(self._registry, run.name)  # somebody was faster
         if existing is not None:
-            _require_same(existing.run, run)
+            existing.run.require_open(run.fingerprint)
+            changes = await asyncio.to_thread(self._registry.changes, run.name)
+            _require_same(run, next((one.detail for one in changes if one.what == "created"), None))
             return run_out(existing), False
         return run_out(await find_run(self._registry, run.name)), True
 
@@ -120,6 +139,7 @@ class Runs:
             feedback=feedback,
             method=method,
             created_at=datetime.now(UTC),
+            truncation=request.truncation or "none",
         )
 
     def _require_size(self, policy_width: int, inner: int) -> None:
@@ -153,7 +173,8 @@ class Runs:
             weights=ref,
         )
         try:
-            self._registry.create_run(run, head)
+            change = Change(run.created_at, "created", _settings(run))
+            self._registry.create_run(run, head, change)
         except Problem as problem:
             if problem.code == Code.RUN_EXISTS:
                 self._blobs.delete(ref.key)
@@ -165,15 +186,58 @@ class Runs:
         return RunList(runs=[run_out(state) for state in states])
 
     async def get_run(self, run: str) -> RunOut:
-        """One run. Raises Problem(unknown_run)."""
-        return run_out(await find_run(self._registry, run))
+        """One run with its usage and the live head's numbers. Raises Problem(unknown_run)."""
+        state = await find_run(self._registry, run)
+        live = await find_head(self._registry, state, LIVE)
+        return run_out(state, usage=self._usage.of(run), live=live)
+
+    async def update_run(self, run: str, request: UpdateRunRequest) -> RunOut:
+        """Change settings that may change in a run's life; what is not given stays.
+
+        Raises:
+            Problem: invalid_request, unknown_run, run_archived, backbone_mismatch.
+        """
+        state = await find_run(self._registry, run)
+        state.run.require_open(self._engine.info.fingerprint)
+        fixed = sorted(request.method.keys() - CHANGEABLE)
+        if fixed or not request.method:
+            raise Problem(
+                Code.INVALID_REQUEST,
+                f"what may change is {', '.join(sorted(CHANGEABLE))}"
+                + (f"; {fixed[0][:100]!r} may not" if fixed else ""),
+                field=f"method.{fixed[0][:100]}" if fixed else "method",
+            )
+        before = asdict(state.run.method)
+        asked = dict(request.method)
+        if isinstance(asked.get("gate"), dict):
+            asked["gate"] = {**before["gate"], **asked["gate"]}
+        method = _parsed(lambda: {**before, **check_numbers(asked)})
+        after = asdict(method)
+        detail = {key: [before[key], after[key]] for key in asked if before[key] != after[key]}
+        change = Change(datetime.now(UTC), "updated", detail, request.reason)
+        await asyncio.to_thread(self._registry.update_method, run, method, change)
+        return await self.get_run(run)
+
+    async def list_changes(self, run: str) -> ChangeList:
+        """A run's audit trail, oldest first. Raises Problem(unknown_run)."""
+        await find_run(self._registry, run)
+        changes = await asyncio.to_thread(self._registry.changes, run)
+        return ChangeList(
+            changes=[
+                ChangeOut(
+                    at=timestamp(one.at), what=one.what, detail=dict(one.detail), reason=one.reason
+                )
+                for one in changes
+            ]
+        )
 
     async def archive_run(self, run: str) -> RunOut:
         """Make a run read-only; doing it again is fine. Raises Problem(unknown_run)."""
         state = await find_run(self._registry, run)
         if not state.run.archived:
             state.run.require_open(self._engine.info.fingerprint)
-            await asyncio.to_thread(self._registry.archive_run, run)
+            change = Change(datetime.now(UTC), "archived", {})
+            await asyncio.to_thread(self._registry.archive_run, run, change)
         return await self.get_run(run)
 
     async def list_heads(self, run: str) -> HeadList:
@@ -222,7 +286,12 @@ class Runs:
                 field="head",
             )
         previous = await asyncio.to_thread(
-            self._registry.set_alias, run, alias, head.number, request.expect
+            self._registry.set_alias,
+            run,
+            alias,
+            head.number,
+            request.expect,
+            Change(datetime.now(UTC), "alias", {"alias": alias, "head": head.number}),
         )
         return AliasOut(run=run, alias=alias, head=head.number, previous=previous)
 
@@ -243,7 +312,14 @@ class Runs:
         else:
             assert request.to_step is not None
             origin, step = state.branch(request.branch).name, request.to_step
-            number = await self._head_after(state, origin, step)
+            if step > state.branches[origin].step:
+                raise Problem(
+                    Code.INVALID_REQUEST,
+                    f"branch {origin!r} stands at step {state.branches[origin].step}: it has no "
+                    f"step {step}",
+                    field="to_step",
+                )
+            number = await head_after(self._registry, state, origin, step)
         head = await find_head(self._registry, state, number)
         if not head.accepted:
             raise Problem(
@@ -260,54 +336,56 @@ class Runs:
             origin_step=head.step if step is None else step,
             reason=request.reason,
         )
-        await asyncio.to_thread(self._registry.open_branch, run, branch)
+        detail = {
+            "branch": branch.name,
+            "head": branch.live,
+            "step": branch.step,
+            "from_branch": state.current,
+            "from_head": state.branch(None).live,
+        }
+        change = Change(datetime.now(UTC), "rollback", detail, request.reason)
+        await asyncio.to_thread(self._registry.open_branch, run, branch, change)
         return await self.get_run(run)
-
-    async def _head_after(self, state: RunState, name: str, step: int) -> int:
-        """The head that was live after a step, followed back over the branches' origins."""
-        if step > state.branches[name].step:
-            raise Problem(
-                Code.INVALID_REQUEST,
-                f"branch {name!r} stands at step {state.branches[name].step}: it has no step "
-                f"{step}",
-                field="to_step",
-            )
-        while True:
-            branch = state.branches[name]
-            found = await asyncio.to_thread(
-                self._registry.head_after_step, state.run.name, name, step
-            )
-            if found is not None:
-                return found
-            if branch.origin_branch is None or branch.origin_head is None:
-                return 0  # before the first step of the first branch
-            if step == branch.origin_step:
-                return branch.origin_head
-            name = branch.origin_branch
 
 
 def _method(given: dict[str, Any], state_width: int, *, attends: bool) -> MethodSettings:
+    return _parsed(lambda: with_defaults(given, state_width=state_width, attends=attends))
+
+
+def _parsed(complete: Callable[[], dict[str, Any]]) -> MethodSettings:
     try:
-        completed = with_defaults(given, state_width=state_width, attends=attends)
+        settings = complete()
     except ValueError as error:
         raise Problem(Code.INVALID_REQUEST, str(error), field="method") from None
-    return parse(MethodSettings, completed, field="method")
+    return parse(MethodSettings, settings, field="method")
 
 
-def _require_same(existing: Run, asked: Run) -> None:
-    existing.require_open(asked.fingerprint)
-    for what in ("feedback", "policy", "method"):
-        ours, theirs = getattr(existing, what), getattr(asked, what)
+def _settings(run: Run) -> dict[str, Any]:
+    """What a run was created with: what the same request must bring again."""
+    return {
+        "feedback": run.feedback,
+        "policy": asdict(run.policy),
+        "truncation": run.truncation,
+        "method": asdict(run.method),
+    }
+
+
+def _require_same(asked: Run, created: Mapping[str, Any] | None) -> None:
+    """Refuse other settings than the run was created with; later changes do not count."""
+    for what, theirs in _settings(asked).items():
+        ours = None if created is None else created.get(what)
         if ours != theirs:
             raise Problem(
                 Code.RUN_EXISTS,
-                f"run {existing.name!r} exists with another {what}: {_difference(ours, theirs)}",
+                f"run {asked.name!r} exists with another {what}: {_difference(ours, theirs)}",
                 field=what,
             )
 
 
 def _difference(ours: Any, theirs: Any) -> str:
-    for key in getattr(ours, "__slots__", ()):
-        if getattr(ours, key) != getattr(theirs, key):
-            return f"{key} is {getattr(ours, key)!r}, asked for {getattr(theirs, key)!r}"
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        before, asked = cast("dict[str, Any]", ours), cast("dict[str, Any]", theirs)
+        for key in asked:
+            if before.get(key) != asked[key]:
+                return f"{key} is {before.get(key)!r}, asked for {asked[key]!r}"
     return f"it is {ours!r}, asked for {theirs!r}"

@@ -7,11 +7,13 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 from r2m.errors import Code, Problem
 from r2m.tensors import Bytes, TensorValue, decode_base64
 from r2m_service.application.contract import AlignRequest, ErrorOut, FeedbackIn, SampleIn
-from r2m_service.application.ports import Engine, Item, Text, TokenIds
+from r2m_service.application.parsing import read_json
+from r2m_service.application.ports import AnyText, Conversation, Engine, Item, Text
 from r2m_service.domain.runs import Run
 
 
@@ -46,17 +48,68 @@ async def items_of(
             feedback.append(_feedback(run, sample.feedback))
         except Problem as problem:
             feedback.append(problem)
-    texts = [Text(one.prompt, one.response, raw=one.format == "raw") for one in samples]
-    encoded: list[TokenIds | Problem] = await engine.encode(texts)
+    texts: list[AnyText | Problem] = []
+    for sample in samples:
+        try:
+            texts.append(_text(sample))
+        except Problem as problem:
+            texts.append(problem)
+    encoded = iter(
+        await engine.encode(
+            [text for text in texts if not isinstance(text, Problem)],
+            truncation=run.truncation if run else "none",
+        )
+    )
     found: list[Item | Problem] = []
-    for ids, value in zip(encoded, feedback, strict=True):
-        if isinstance(ids, Problem):
-            found.append(ids)
+    for text, value in zip(texts, feedback, strict=True):
+        tokens = text if isinstance(text, Problem) else next(encoded)
+        if isinstance(tokens, Problem):
+            found.append(tokens)
         elif isinstance(value, Problem):
             found.append(value)
         else:
-            found.append(Item(ids, value))
+            found.append(Item(tokens.token_ids, value, tokens.truncated))
     return found
+
+
+def _text(sample: SampleIn) -> AnyText:
+    """The one text that a sample carries.
+
+    Raises:
+        Problem: text_empty, where there is none; text_invalid, where there are several.
+    """
+    pair = sample.prompt is not None or sample.response is not None
+    given = [pair, bool(sample.messages), bool(sample.token_ids)]
+    if sum(given) != 1:
+        what = "no text" if not any(given) else "more than one text"
+        raise Problem(
+            Code.TEXT_INVALID if any(given) else Code.TEXT_EMPTY,
+            f"the sample has {what}: give prompt and response, or messages, or token_ids",
+            field="prompt, response",
+        )
+    if sample.token_ids:
+        return tuple(sample.token_ids)
+    if not sample.messages:
+        return Text(sample.prompt or "", sample.response or "", raw=sample.format == "raw")
+    turns: list[dict[str, Any]] = []
+    for place, message in enumerate(sample.messages):
+        turn = message.model_dump(exclude_none=True)
+        turn.setdefault("content", None if message.tool_calls else "")
+        if message.tool_calls is not None:
+            turn["tool_calls"] = _json_list(message.tool_calls, f"messages[{place}].tool_calls")
+        turns.append(turn)
+    tools = None if sample.tools is None else _json_list(sample.tools, "tools")
+    return Conversation(turns, tools)
+
+
+def _json_list(text: str, field: str) -> list[Any]:
+    try:
+        value = read_json(text, what=field)
+    except Problem as problem:
+        raise Problem(Code.TEXT_INVALID, problem.message, field=field) from None
+    if not isinstance(value, list):
+        raise Problem(Code.TEXT_INVALID, f"{field} is the JSON text of a list", field=field)
+    return cast("list[Any]", value)
 
 
 def decode_feedback(samples: Sequence[SampleIn]) -> None:
@@ -167,6 +220,14 @@ def content_hash(request: AlignRequest) -> str:
                 ]
             text = [sample.id, sample.prompt, sample.response, sample.format or "chat", stated]
             add(json.dumps(text).encode())
+            # Only where they are given: hashes made before these fields existed stay true.
+            more = {
+                "messages": [message.model_dump(exclude_none=True) for message in sample.messages],
+                "tools": sample.tools,
+                "token_ids": sample.token_ids,
+            }
+            if any(more.values()):
+                add(json.dumps(more).encode())
             if given is not None:
                 try:
                     add(_bytes(given))

@@ -26,6 +26,18 @@ NUMBERS = (
     "kl_weight",
     "seed",
 )
+CHANGEABLE = frozenset(
+    {
+        "alpha",
+        "learning_rate",
+        "weight_decay",
+        "max_grad_norm",
+        "kl_weight",
+        "labels",
+        "gate",
+    }
+)
+"""Keys that may change in a run's life. ω's schedule may not: heads carry what it gave them."""
 MAX_WIDTH = 65536
 LARGEST = 1000.0
 """Of rates and weights: far beyond sense, and far from where float32 overflows by itself."""
@@ -171,6 +183,19 @@ class MethodSettings:
             raise ValueError(f"seed is between 0 and 2**53 - 1, got {self.seed}")
 
 
+def check_numbers(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Refuse numbers in disguise: Python counts true as 1, and pydantic reads "8" as 8.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    for key in NUMBERS:
+        value = given.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{key} is a number")
+    return given
+
+
 def with_defaults(given: Mapping[str, Any], *, state_width: int, attends: bool) -> dict[str, Any]:
     """A client's `method` completed from its profile.
 
@@ -183,11 +208,7 @@ def with_defaults(given: Mapping[str, Any], *, state_width: int, attends: bool) 
     Raises:
         ValueError: for an unknown profile, or the paper's profile without its T.
     """
-    for key in NUMBERS:
-        value = given.get(key)
-        # Python counts true and false as numbers, and pydantic reads numbers out of strings.
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise ValueError(f"{key} is a number")
+    check_numbers(given)
     profile = given.get("profile", "guarded")
     width = given.get("width", PAPER_WIDTH)
     if profile == "paper":

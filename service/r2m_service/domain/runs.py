@@ -11,6 +11,8 @@ from r2m.errors import Code, Problem
 from r2m_service.domain.method import MethodSettings
 
 FeedbackSource = Literal["policy", "backbone", "none"]
+Truncation = Literal["none", "left", "right"]
+ChangeKind = Literal["created", "updated", "archived", "alias", "rollback"]
 Convention = Literal["post_norm", "pre_norm"]
 
 LIVE, PREVIOUS, CANDIDATE, REFERENCE = "live", "previous", "candidate", "reference"
@@ -45,6 +47,7 @@ class Run:
     method: MethodSettings
     created_at: datetime
     archived: bool = False
+    truncation: Truncation = "none"
 
     def require_open(self, fingerprint: str) -> None:
         """Refuse everything but reading where the run cannot go on here.
@@ -150,6 +153,16 @@ class RunState:
                 field="head",
             )
         return number
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An entry of a run's audit trail: what somebody changed, and why, if they said so."""
+
+    at: datetime
+    what: ChangeKind
+    detail: Mapping[str, Any]
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -78,9 +79,21 @@ class Aligner:
         self._step: Step | None = None
         self._candidate: Head | None = None
         self._overflowed = False
+        self._device_seconds = 0.0
 
     def turns(self) -> Iterator[Callable[[], bool]]:
         """The turns; each tells whether it finished a group's first pass."""
+        for turn in self._turns():
+            yield lambda turn=turn: self._timed(turn)
+
+    def _timed(self, turn: Callable[[], bool]) -> bool:
+        started = time.perf_counter()
+        try:
+            return turn()
+        finally:
+            self._device_seconds += time.perf_counter() - started
+
+    def _turns(self) -> Iterator[Callable[[], bool]]:
         for group in self._job.groups:
             yield lambda group=group: self._measure(group)
         yield self._differentiate
@@ -279,6 +292,7 @@ class Aligner:
             optimizer=step.moments.to_bytes() if step else None,
             candidate_rewards=[candidate for candidate, _ in measured],
             reference_rewards=[reference for _, reference in measured],
+            device_seconds=self._device_seconds,
         )
 
 

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import torch
 
 from r2m.errors import Code, Problem
 from r2m_service.application.ports import (
     AlignJob,
+    AnyText,
     BackboneInfo,
+    Conversation,
+    Encoded,
     HeadKey,
     HeadSource,
     Item,
     Scored,
     Text,
-    TokenIds,
     Update,
 )
 from r2m_service.domain.method import MethodSettings
-from r2m_service.domain.runs import FeedbackSource
+from r2m_service.domain.runs import FeedbackSource, Truncation
 from r2m_service.engine.align import Aligner
 from r2m_service.engine.cache import BytesCache
 from r2m_service.engine.embedding import Embedder
@@ -131,21 +135,33 @@ class TorchEngine:
         self._worker.stop()
         self._tokenizing.shutdown(cancel_futures=True)
 
-    async def encode(self, texts: Sequence[Text]) -> list[TokenIds | Problem]:
+    async def encode(
+        self, texts: Sequence[AnyText], *, truncation: Truncation
+    ) -> list[Encoded | Problem]:
         """Token ids, or why a text has none, for each."""
         loop = asyncio.get_running_loop()
-        found: list[TokenIds | Problem] = []
+        side = None if truncation == "none" else truncation
+        found: list[Encoded | Problem] = []
         # In parts, so that one call of thousands does not hold the thread that all share.
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             part = list(texts[start : start + TEXTS_AT_ONCE])
-            found += await loop.run_in_executor(self._tokenizing, self._encode_now, part)
+            found += await loop.run_in_executor(self._tokenizing, self._encode_now, part, side)
         return found
 
-    def _encode_now(self, texts: Sequence[Text]) -> list[TokenIds | Problem]:
-        found: list[TokenIds | Problem] = []
+    def _encode_now(
+        self, texts: Sequence[AnyText], cut: Literal["left", "right"] | None
+    ) -> list[Encoded | Problem]:
+        encoder = self._backbone.text
+        found: list[Encoded | Problem] = []
         for text in texts:
             try:
-                found.append(self._backbone.text.encode(text.prompt, text.response, raw=text.raw))
+                if isinstance(text, Text):
+                    tokens = encoder.pair(text.prompt, text.response, raw=text.raw, cut=cut)
+                elif isinstance(text, Conversation):
+                    tokens = encoder.conversation(text.messages, text.tools, cut=cut)
+                else:
+                    tokens = encoder.ids(text, cut=cut)
+                found.append(Encoded(tokens.ids, tokens.cut))
             except TextError as error:
                 found.append(Problem(TEXT_CODES[error.fault], str(error), field=error.field))
         return found
@@ -238,8 +254,21 @@ class TorchEngine:
 
     # ------------------------------------------------------------ on the device thread
 
-    @torch.inference_mode()
     def _score_batch(self, batch: Sequence[_ScoreWork]) -> list[Scored | Problem]:
+        """A batch's rewards, each with its share of the time by tokens."""
+        started = time.perf_counter()
+        found = self._rewards(batch)
+        spent = time.perf_counter() - started
+        share = spent / sum(len(work.item.token_ids) for work in batch)
+        return [
+            one
+            if isinstance(one, Problem)
+            else replace(one, device_seconds=share * len(work.item.token_ids))
+            for one, work in zip(found, batch, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def _rewards(self, batch: Sequence[_ScoreWork]) -> list[Scored | Problem]:
         encoded = self._embedder.embed(
             [work.item.token_ids for work in batch],
             states=[work.attends_to_backbone for work in batch],

@@ -200,7 +200,7 @@ def load_backbone(
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelRefusedError(f"cannot load {model!r}: {first}") from error
     limit = _max_length(config, tokenizer, max_length)
-    _check_tokenizer(model, base, tokenizer)
+    rows = _check_tokenizer(model, base, tokenizer)
     say("hashing weights")
     return Backbone(
         name=model,
@@ -208,7 +208,7 @@ def load_backbone(
         config=written,
         weight_R=weight_R,
         bias=bias,
-        text=TextEncoder(tokenizer, limit),
+        text=TextEncoder(tokenizer, limit, rows),
         device=where,
         dtype=DTYPES[kind],
     )
@@ -298,7 +298,7 @@ def _max_length(config: Any, tokenizer: Any, asked: int | None) -> int:
     return asked
 
 
-def _check_tokenizer(model: str, base: nn.Module, tokenizer: Any) -> None:
+def _check_tokenizer(model: str, base: nn.Module, tokenizer: Any) -> int:
     embedding: Any = base.get_input_embeddings()  # type: ignore[operator]
     rows = int(embedding.weight.shape[0])
     if len(tokenizer) > rows:
@@ -309,6 +309,7 @@ def _check_tokenizer(model: str, base: nn.Module, tokenizer: Any) -> None:
     pad = tokenizer.pad_token_id
     if pad is not None and not 0 <= pad < rows:
         raise ModelRefusedError(f"{model!r}: pad token {pad} is outside the {rows} embeddings")
+    return rows
 
 
 def _raw(tensor: Tensor) -> memoryview:

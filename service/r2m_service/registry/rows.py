@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
 from r2m.errors import Code, Problem
 from r2m_service.domain.method import MethodSettings
-from r2m_service.domain.runs import BlobRef, Branch, Head, Policy, Run
+from r2m_service.domain.runs import BlobRef, Branch, Change, Head, Policy, Run
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -82,6 +82,7 @@ def run_row(run: Run, *, current_branch: str) -> dict[str, Any]:
         "current_branch": current_branch,
         "archived": run.archived,
         "created_at": run.created_at,
+        "truncation": run.truncation,
     }
 
 
@@ -96,7 +97,29 @@ def run_of(row: RowMapping) -> Run:
         method=settings_from_json(MethodSettings, row["method"]),
         created_at=row["created_at"],
         archived=row["archived"],
+        truncation=row["truncation"],
     )
+
+
+def change_row(run: str, number: int, change: Change) -> dict[str, Any]:
+    """The row of an audit entry."""
+    return {
+        "run": run,
+        "number": number,
+        "at": change.at,
+        "what": change.what,
+        "detail": _to_json(dict(change.detail)),
+        "reason": change.reason,
+    }
+
+
+def change_of(row: RowMapping) -> Change:
+    """The audit entry of a row."""
+    try:
+        detail = json.loads(row["detail"])
+    except ValueError as error:
+        raise _unreadable("audit trail") from error
+    return Change(at=row["at"], what=row["what"], detail=detail, reason=row["reason"])
 
 
 def branch_row(run: str, branch: Branch) -> dict[str, Any]:

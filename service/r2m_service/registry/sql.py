@@ -20,17 +20,24 @@ from r2m_service.domain.runs import (
 )
 from r2m_service.registry.engine import for_reading, is_duplicate, open_engine, storage_problem
 from r2m_service.registry.migrate import migrate
-from r2m_service.registry.rows import branch_row, head_of, head_row, run_row
+from r2m_service.registry.rows import (
+    branch_row,
+    change_of,
+    head_of,
+    head_row,
+    run_row,
+    settings_to_json,
+)
 from r2m_service.registry.statements import (
     lock_open_run,
     move_live,
     point,
     pointed,
+    record,
     require_head,
     states,
-    unknown_run,
 )
-from r2m_service.registry.tables import branches, heads, runs, steps
+from r2m_service.registry.tables import branches, changes, heads, runs, steps
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -38,7 +45,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from r2m_service.domain.runs import Head, Run, RunState, StepCommit
+    from r2m_service.domain.method import MethodSettings
+    from r2m_service.domain.runs import Change, Head, Run, RunState, StepCommit
 
 
 class SqlRegistry:
@@ -120,9 +128,15 @@ class SqlRegistry:
         with self._reading() as connection:
             return connection.execute(query).scalar_one_or_none()
 
+    def changes(self, run: str) -> list[Change]:
+        """A run's audit trail, oldest first."""
+        query = select(changes).where(changes.c.run == run).order_by(changes.c.number)
+        with self._reading() as connection:
+            return [change_of(row) for row in connection.execute(query).mappings()]
+
     # ------------------------------------------------------------------ writing
 
-    def create_run(self, run: Run, first: Head) -> None:
+    def create_run(self, run: Run, first: Head, change: Change) -> None:
         """Store a run with branch `main` at step 0, its first head, and live and reference.
 
         Raises:
@@ -136,21 +150,35 @@ class SqlRegistry:
             connection.execute(insert(branches).values(branch_row(run.name, branch)))
             for alias in (LIVE, REFERENCE):
                 point(connection, run.name, alias, first.number)
+            record(connection, run.name, change)
 
-    def archive_run(self, name: str) -> None:
-        """Mark a run read-only; again is fine.
+    def update_method(self, name: str, method: MethodSettings, change: Change) -> None:
+        """Replace a run's settings.
 
         Raises:
-            Problem: unknown_run.
+            Problem: unknown_run, run_archived.
         """
         with self._writing() as connection:
-            marked = connection.execute(
-                update(runs).where(runs.c.name == name).values(archived=True)
+            lock_open_run(connection, name)
+            connection.execute(
+                update(runs).where(runs.c.name == name).values(method=settings_to_json(method))
             )
-            if marked.rowcount == 0:
-                raise unknown_run(name)
+            record(connection, name, change)
 
-    def set_alias(self, run: str, alias: str, head: int, expect: int | None) -> int | None:
+    def archive_run(self, name: str, change: Change) -> None:
+        """Mark a run read-only.
+
+        Raises:
+            Problem: unknown_run, run_archived.
+        """
+        with self._writing() as connection:
+            lock_open_run(connection, name)
+            connection.execute(update(runs).where(runs.c.name == name).values(archived=True))
+            record(connection, name, change)
+
+    def set_alias(
+        self, run: str, alias: str, head: int, expect: int | None, change: Change
+    ) -> int | None:
         """Point an alias at a head; returns where it pointed before (None: it is new).
 
         Raises:
@@ -169,6 +197,7 @@ class SqlRegistry:
                     field="expect",
                 )
             point(connection, run, alias, head)
+            record(connection, run, change)
         return before
 
     def commit_step(self, commit: StepCommit) -> None:
@@ -216,7 +245,7 @@ class SqlRegistry:
                 if candidate is not None:
                     point(connection, commit.run, CANDIDATE, candidate.number)
 
-    def open_branch(self, run: str, branch: Branch) -> None:
+    def open_branch(self, run: str, branch: Branch, change: Change) -> None:
         """Add a branch, make it the run's current one, and move `live` and `previous`.
 
         Raises:
@@ -235,6 +264,7 @@ class SqlRegistry:
                 update(runs).where(runs.c.name == run).values(current_branch=branch.name)
             )
             move_live(connection, run, branch.live)
+            record(connection, run, change)
 
     # ------------------------------------------------------------------ transactions
 

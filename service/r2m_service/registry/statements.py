@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 
 from r2m.errors import Code, Problem
-from r2m_service.domain.runs import LIVE, PREVIOUS, Branch, RunState
-from r2m_service.registry.rows import branch_of, run_of
-from r2m_service.registry.tables import aliases, branches, heads, runs
+from r2m_service.domain.runs import LIVE, PREVIOUS, Branch, Change, RunState
+from r2m_service.registry.rows import branch_of, change_row, run_of
+from r2m_service.registry.tables import aliases, branches, changes, heads, runs
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -92,6 +92,14 @@ def move_live(connection: Connection, run: str, live: int) -> None:
     point(connection, run, LIVE, live)
     if before is not None:
         point(connection, run, PREVIOUS, before)
+
+
+def record(connection: Connection, run: str, change: Change) -> None:
+    """Append to a run's audit trail. The run's row is locked, so numbers do not collide."""
+    query = select(func.max(changes.c.number)).where(changes.c.run == run)
+    last = connection.execute(query).scalar_one()
+    number = 0 if last is None else last + 1
+    connection.execute(insert(changes).values(change_row(run, number, change)))
 
 
 def unknown_run(name: str) -> Problem:

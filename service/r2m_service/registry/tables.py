@@ -76,6 +76,7 @@ runs = Table(
     Column("current_branch", Text, nullable=False),
     Column("archived", Boolean, nullable=False),
     Column("created_at", Utc, nullable=False),
+    Column("truncation", Text, nullable=False, server_default="none"),
     PrimaryKeyConstraint("name"),
     UniqueConstraint("key"),
 )
@@ -150,4 +151,18 @@ steps = Table(
     PrimaryKeyConstraint("run", "branch", "step"),
     ForeignKeyConstraint(["run", "branch"], ["branches.run", "branches.name"]),
     ForeignKeyConstraint(["run", "live_after"], ["heads.run", "heads.number"]),
+)
+
+# The audit trail: what people changed, numbered from 0 within a run.
+changes = Table(
+    "changes",
+    metadata,
+    Column("run", Text, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("at", Utc, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("reason", Text),
+    PrimaryKeyConstraint("run", "number"),
+    ForeignKeyConstraint(["run"], ["runs.name"]),
 )

@@ -10,7 +10,10 @@ from r2m_service.application.contract import (
     AliasRequest,
     AlignAnswer,
     AlignRequest,
+    ChangeList,
     CreateRunRequest,
+    EvaluateAnswer,
+    EvaluateRequest,
     HeadList,
     HeadOut,
     RollbackRequest,
@@ -19,6 +22,7 @@ from r2m_service.application.contract import (
     ScoreAnswer,
     ScoreRequest,
     ServerOut,
+    UpdateRunRequest,
     VanillaRequest,
 )
 
@@ -73,6 +77,18 @@ class Application(Protocol):
 
     async def rollback(self, run: str, request: RollbackRequest) -> RunOut:
         """Open a branch at an earlier head or step."""
+        ...
+
+    async def evaluate(self, run: str, request: EvaluateRequest) -> EvaluateAnswer:
+        """Accuracy of heads on preference pairs."""
+        ...
+
+    async def update_run(self, run: str, request: UpdateRunRequest) -> RunOut:
+        """Change what may change of a run's settings."""
+        ...
+
+    async def list_changes(self, run: str) -> ChangeList:
+        """A run's audit trail."""
         ...
 
     def server(self) -> ServerOut:

@@ -14,8 +14,10 @@ from r2m_service.application.contract import (
     AlignRequest,
     Answer,
     CreateRunRequest,
+    EvaluateRequest,
     RollbackRequest,
     ScoreRequest,
+    UpdateRunRequest,
     VanillaRequest,
 )
 from r2m_service.application.parsing import parse
@@ -86,6 +88,20 @@ async def _rollback(app: Application, body: Body) -> Answer:
     return await app.rollback(run, parse(RollbackRequest, body))
 
 
+async def _evaluate(app: Application, body: Body) -> Answer:
+    run = body.pop("run")
+    return await app.evaluate(run, parse(EvaluateRequest, body))
+
+
+async def _update_run(app: Application, body: Body) -> Answer:
+    run = body.pop("run")
+    return await app.update_run(run, parse(UpdateRunRequest, body))
+
+
+async def _list_changes(app: Application, body: Body) -> Answer:
+    return await app.list_changes(body["run"])
+
+
 UNARY: dict[str, Unary] = {
     "GetServer": Unary(pb.GetServerRequest, pb.GetServerResponse, _server),
     "CreateRun": Unary(pb.CreateRunRequest, pb.Run, _create_run),
@@ -98,4 +114,7 @@ UNARY: dict[str, Unary] = {
     "GetHead": Unary(pb.GetHeadRequest, pb.Head, _get_head),
     "SetAlias": Unary(pb.SetAliasRequest, pb.Alias, _set_alias),
     "Rollback": Unary(pb.RollbackRequest, pb.Run, _rollback),
+    "Evaluate": Unary(pb.EvaluateRequest, pb.EvaluateResponse, _evaluate),
+    "UpdateRun": Unary(pb.UpdateRunRequest, pb.Run, _update_run),
+    "ListChanges": Unary(pb.ListChangesRequest, pb.ListChangesResponse, _list_changes),
 }

@@ -15,8 +15,10 @@ from r2m_service.application.contract import (
     AlignRequest,
     CreateRunRequest,
     ErrorBody,
+    EvaluateRequest,
     RollbackRequest,
     ScoreRequest,
+    UpdateRunRequest,
     VanillaRequest,
 )
 from r2m_service.transports.http.body import JSON, SAFETENSORS
@@ -26,8 +28,10 @@ _REQUESTS: tuple[type[BaseModel], ...] = (
     AliasRequest,
     AlignRequest,
     CreateRunRequest,
+    EvaluateRequest,
     RollbackRequest,
     ScoreRequest,
+    UpdateRunRequest,
     VanillaRequest,
 )
 

@@ -37,6 +37,17 @@ REQUESTS: dict[str, Any] = {
         "method": {"profile": "guarded", "width": 256},
     },
     "AliasRequest": {"head": 11, "expect": 12},
+    "UpdateRunRequest": {"method": {"learning_rate": 1e-5}, "reason": "it drifts too fast"},
+    "EvaluateRequest": {
+        "heads": ["live", 0],
+        "pairs": [
+            {
+                "id": "p1",
+                "chosen": {"id": "p1-a", "prompt": "2 + 2?", "response": "4."},
+                "rejected": {"id": "p1-b", "prompt": "2 + 2?", "response": "5."},
+            }
+        ],
+    },
     "RollbackRequest": {"to_step": 6, "reason": "the trainer resumed from its checkpoint"},
 }
 
@@ -67,6 +78,17 @@ _RUN: dict[str, Any] = {
     "archived": False,
     "created_at": _TIME,
     "branches": [{"branch": "main", "head": 1, "step": 1}],
+    "truncation": "none",
+    "usage": {
+        "samples": 64,
+        "failed": 1,
+        "tokens": 9120,
+        "feedback_bytes": 72960,
+        "device_seconds": 2.75,
+        "aligns": 1,
+        "since": _TIME,
+    },
+    "live": {"verdict": "accepted", "t": 1, "sigma": 0.71, "gradient_norm": 0.09},
 }
 _HEAD: dict[str, Any] = {
     "run": "tldr-7",
@@ -95,7 +117,14 @@ ANSWERS: dict[str, Any] = {
         "omega": 0.6,
         "fingerprint": _FINGERPRINT,
         "scores": [
-            {"id": "q1-a", "reward": 1.284, "vanilla_reward": 1.317},
+            {
+                "id": "q1-a",
+                "reward": 1.284,
+                "vanilla_reward": 1.317,
+                "tokens": 31,
+                "states": 2,
+                "finish_reason": "stop",
+            },
             {
                 "id": "q1-b",
                 "error": {
@@ -135,6 +164,45 @@ ANSWERS: dict[str, Any] = {
     "RunList": {"runs": [_RUN]},
     "HeadOut": _HEAD,
     "HeadList": {"heads": [_HEAD]},
+    "ChangeList": {
+        "changes": [
+            {
+                "at": _TIME,
+                "what": "updated",
+                "detail": {"learning_rate": [2.5e-5, 1e-5]},
+                "reason": "it drifts too fast",
+            }
+        ]
+    },
+    "EvaluateAnswer": {
+        "run": "tldr-7",
+        "pairs": 1,
+        "heads": [
+            {"head": 1, "accuracy": 1.0, "low": 0.21, "high": 1.0, "correct": 1, "ties": 0},
+            {
+                "head": 0,
+                "accuracy": 0.0,
+                "low": 0.0,
+                "high": 0.79,
+                "correct": 0,
+                "ties": 0,
+                "better": 0,
+                "worse": 1,
+                "p_value": 1.0,
+            },
+        ],
+        "vanilla": {
+            "accuracy": 0.0,
+            "low": 0.0,
+            "high": 0.79,
+            "correct": 0,
+            "ties": 0,
+            "better": 0,
+            "worse": 1,
+            "p_value": 1.0,
+        },
+        "errors": [],
+    },
     "AliasOut": {"run": "tldr-7", "alias": "best", "head": 11, "previous": 12},
     "ServerOut": {
         "version": "0.1.0",

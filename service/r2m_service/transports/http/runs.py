@@ -13,12 +13,14 @@ from r2m.errors import Code
 from r2m_service.application.contract import (
     AliasOut,
     AliasRequest,
+    ChangeList,
     CreateRunRequest,
     HeadList,
     HeadOut,
     RollbackRequest,
     RunList,
     RunOut,
+    UpdateRunRequest,
 )
 from r2m_service.transports.http.answers import answer
 from r2m_service.transports.http.body import SAFETENSORS, Intake
@@ -55,6 +57,26 @@ def runs(application: Application, intake: Intake) -> APIRouter:
     @routes.get("/v1/runs/{run}", **operation("A run as it stands", answer=RunOut, codes=READING))
     async def get_run(run: str) -> Response:
         return answer(await application.get_run(run))
+
+    @routes.patch(
+        "/v1/runs/{run}",
+        **operation(
+            "Change settings that may change in a run's life",
+            answer=RunOut,
+            request=UpdateRunRequest,
+            codes=(*BODY, *OPEN_RUN),
+        ),
+    )
+    async def update_run(run: str, request: Request) -> Response:
+        async with intake.message(request, UpdateRunRequest) as message:
+            return answer(await application.update_run(run, message))
+
+    @routes.get(
+        "/v1/runs/{run}/changes",
+        **operation("A run's audit trail", answer=ChangeList, codes=READING),
+    )
+    async def list_changes(run: str) -> Response:
+        return answer(await application.list_changes(run))
 
     @routes.delete(
         "/v1/runs/{run}",

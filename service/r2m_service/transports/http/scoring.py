@@ -14,6 +14,8 @@ from r2m.errors import Code
 from r2m_service.application.contract import (
     AlignAnswer,
     AlignRequest,
+    EvaluateAnswer,
+    EvaluateRequest,
     ScoreAnswer,
     ScoreRequest,
     VanillaRequest,
@@ -87,6 +89,27 @@ def scoring(application: Application, intake: Intake) -> APIRouter:
         # Not given up when the client goes: its retry then finds the answer.
         async with intake.message(request, AlignRequest, tensors=True) as message:
             return answer(await application.align(run, message))
+
+    @routes.post(
+        "/v1/runs/{run}/evaluate",
+        **operation(
+            "Accuracy of one or more heads on preference pairs, with intervals",
+            answer=EvaluateAnswer,
+            request=EvaluateRequest,
+            tensors=True,
+            codes=(
+                *BODY,
+                *OPEN_RUN,
+                Code.DUPLICATE_ID,
+                Code.UNKNOWN_HEAD,
+                Code.UNKNOWN_ALIAS,
+                Code.HEAD_DAMAGED,
+            ),
+        ),
+    )
+    async def evaluate(run: str, request: Request) -> Response:
+        async with intake.message(request, EvaluateRequest, tensors=True) as message:
+            return answer(await _while_connected(request, application.evaluate(run, message)))
 
     return routes
 

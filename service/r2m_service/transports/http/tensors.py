@@ -194,10 +194,14 @@ def _give(sample: dict[str, Any], tensor: TensorValue, path: str) -> None:
 
 
 def _samples(request: object) -> Iterator[tuple[dict[str, Any], str]]:
-    """The samples of a score or align request, with their places."""
+    """The samples of a score, align or evaluate request, with their places."""
     yield from _entries(request, "samples", "")
     for group, path in _entries(request, "groups", ""):
         yield from _entries(group, "samples", f"{path}.")
+    for pair, path in _entries(request, "pairs", ""):
+        for side in ("chosen", "rejected"):
+            if isinstance(pair.get(side), dict):
+                yield pair[side], f"{path}.{side}"
 
 
 def _entries(value: object, key: str, path: str) -> Iterator[tuple[dict[str, Any], str]]:

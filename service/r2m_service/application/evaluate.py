@@ -1,0 +1,106 @@
+"""The use case `evaluate`: how often heads prefer what they should."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from r2m.errors import Problem
+from r2m_service.application.contract import (
+    AccuracyOut,
+    EvaluateAnswer,
+    EvaluateRequest,
+    PairIn,
+    SampleError,
+)
+from r2m_service.application.lookup import find_head, find_run, head_source
+from r2m_service.application.ports import Blobs, Engine, Item, Registry, Scored
+from r2m_service.application.samples import error_out, items_of, require_distinct
+from r2m_service.domain.runs import Head
+from r2m_service.domain.statistics import sign_test, wilson
+
+Margins = list[float]
+"""Reward of the chosen less that of the rejected, by pair."""
+
+
+async def evaluate(
+    registry: Registry, blobs: Blobs, engine: Engine, name: str, request: EvaluateRequest
+) -> EvaluateAnswer:
+    """Accuracy of heads on preference pairs; every head is judged on the same pairs.
+
+    A pair with a sample that cannot be scored is left out for all, and its error is answered.
+
+    Raises:
+        Problem: unknown_*, run_archived, backbone_mismatch, duplicate_id, head_damaged.
+    """
+    state = await find_run(registry, name)
+    state.run.require_open(engine.info.fingerprint)
+    heads: list[Head] = []
+    for named in request.heads or ["live"]:
+        found = await find_head(registry, state, named)
+        if found.number not in {head.number for head in heads}:
+            heads.append(found)
+    require_distinct(
+        ((pair.id, f"pairs[{place}].id") for place, pair in enumerate(request.pairs)),
+        what="pairs",
+    )
+    samples = [one for pair in request.pairs for one in (pair.chosen, pair.rejected)]
+    checked = await items_of(engine, state.run, samples)
+    problems: dict[int, Problem] = {
+        place: one for place, one in enumerate(checked) if isinstance(one, Problem)
+    }
+    good = {place: one for place, one in enumerate(checked) if isinstance(one, Item)}
+    scored: list[dict[int, Scored]] = []
+    for head in heads:
+        source = head_source(blobs, state.run, head)
+        results = await engine.score(source, list(good.values()))
+        rewards: dict[int, Scored] = {}
+        for place, result in zip(good, results, strict=True):
+            if isinstance(result, Problem):
+                problems.setdefault(place, result)
+            else:
+                rewards[place] = result
+        scored.append(rewards)
+    whole = [
+        2 * pair
+        for pair in range(len(request.pairs))
+        if 2 * pair not in problems and 2 * pair + 1 not in problems
+    ]
+    margins = [[one[i].reward - one[i + 1].reward for i in whole] for one in scored]
+    vanilla = [scored[0][i].vanilla_reward - scored[0][i + 1].vanilla_reward for i in whole]
+    return EvaluateAnswer(
+        run=name,
+        pairs=len(whole),
+        heads=[
+            _accuracy(margin, head=head.number, first=margins[0] if place else None)
+            for place, (head, margin) in enumerate(zip(heads, margins, strict=True))
+        ],
+        vanilla=_accuracy(vanilla, head=None, first=margins[0]),
+        errors=[_error(request.pairs, place, problem) for place, problem in problems.items()],
+    )
+
+
+def _accuracy(margins: Margins, *, head: int | None, first: Margins | None) -> AccuracyOut:
+    correct = sum(margin > 0 for margin in margins)
+    ties = sum(margin == 0 for margin in margins)
+    low, high = wilson(correct + ties / 2, len(margins))
+    answer = AccuracyOut(
+        head=head,
+        accuracy=(correct + ties / 2) / len(margins) if margins else 0.0,
+        low=low,
+        high=high,
+        correct=correct,
+        ties=ties,
+    )
+    if first is None:
+        return answer
+    better = sum(a > 0 >= b for a, b in zip(margins, first, strict=True))
+    worse = sum(b > 0 >= a for a, b in zip(margins, first, strict=True))
+    return answer.model_copy(
+        update={"better": better, "worse": worse, "p_value": sign_test(better, worse)}
+    )
+
+
+def _error(pairs: Sequence[PairIn], place: int, problem: Problem) -> SampleError:
+    pair = pairs[place // 2]
+    sample = pair.rejected if place % 2 else pair.chosen
+    return SampleError(id=sample.id, group=pair.id, error=error_out(problem))
