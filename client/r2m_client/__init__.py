@@ -11,6 +11,7 @@ Importing this loads neither httpx nor grpc nor numpy: a client's URL decides wh
 """
 
 from r2m_client._async_client import AsyncClient
+from r2m_client._async_score_stream import AsyncScoreStream
 from r2m_client._client import Client
 from r2m_client._errors import (
     AliasMoved,
@@ -30,6 +31,7 @@ from r2m_client._errors import (
     ServerError,
     StepConflict,
     StepOutOfOrder,
+    StreamFailed,
     Unavailable,
 )
 from r2m_client._results import (
@@ -49,6 +51,7 @@ from r2m_client._results import (
 )
 from r2m_client._retry import Retry
 from r2m_client._samples import Group, Sample
+from r2m_client._score_stream import ScoreStream
 
 __all__ = [
     "AliasInfo",
@@ -56,6 +59,7 @@ __all__ = [
     "AlignConflict",
     "AlignResult",
     "AsyncClient",
+    "AsyncScoreStream",
     "BranchInfo",
     "Client",
     "Conflict",
@@ -81,10 +85,12 @@ __all__ = [
     "SamplesFailed",
     "Score",
     "ScoreResult",
+    "ScoreStream",
     "ServerDeadline",
     "ServerError",
     "ServerInfo",
     "StepConflict",
     "StepOutOfOrder",
+    "StreamFailed",
     "Unavailable",
 ]

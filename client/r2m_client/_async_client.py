@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
+    from r2m_client._async_score_stream import AsyncScoreStream
     from r2m_client._results import (
         AliasInfo,
         AlignResult,
@@ -119,6 +120,11 @@ class AsyncClient(Settings):
         return await self._send(
             _calls.score(samples, run=run, head=head, wire_dtype=self._wire_dtype)
         )
+
+    def score_stream(self, *, run: str | None = None, head: int | str = "live") -> AsyncScoreStream:
+        """See `Client.score_stream`; not awaited: `async with client.score_stream(...)`."""
+        call = _calls.score((), run=run, head=head, wire_dtype=self._wire_dtype)
+        return self._transport.score_stream(call, self._opening(self._sleep))
 
     async def align(
         self,

@@ -7,7 +7,6 @@ along, and how to read the answer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import index
@@ -15,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from r2m_client._errors import ProtocolError
-from r2m_client._reading import read, read_list
+from r2m_client._reading import finite, read, read_list
 from r2m_client._results import (
     AliasInfo,
     AlignResult,
@@ -265,7 +264,5 @@ def _checked(result: ScoreResult, ids: list[object]) -> ScoreResult:
             "one each, in order"
         )
     for score in result.scores:
-        for value in (score.reward, score.vanilla_reward):
-            if value is not None and not math.isfinite(value):
-                raise ProtocolError(f"the answer's reward of sample {score.id!r} is {value}")
+        finite(score)
     return result

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     )
     from r2m_client._retry import Retry
     from r2m_client._samples import Convention, Group, Sample, WireDtype
+    from r2m_client._score_stream import ScoreStream
 
 T = TypeVar("T")
 
@@ -160,6 +161,22 @@ class Client(Settings):
             ValueError: hidden states that are no matrix of numbers; nothing is sent then.
         """
         return self._send(_calls.score(samples, run=run, head=head, wire_dtype=self._wire_dtype))
+
+    def score_stream(self, *, run: str | None = None, head: int | str = "live") -> ScoreStream:
+        """A stream for rollouts as they finish: see `ScoreStream`. Over gRPC only.
+
+        Its head is resolved once, when it opens; an align meanwhile changes nothing in it.
+
+        Args:
+            run: whose head; None: the frozen reward model's own rewards.
+            head: a number, `live`, or another alias of the run.
+
+        Raises:
+            ValueError: the client speaks HTTP: use a grpc:// URL, or `score` sample by sample.
+            NotFound: when it opens: no such run or head.
+        """
+        call = _calls.score((), run=run, head=head, wire_dtype=self._wire_dtype)
+        return self._transport.score_stream(call, self._opening(self._sleep))
 
     def align(
         self,

@@ -17,6 +17,7 @@ PUBLIC = [
     "AlignConflict",
     "AlignResult",
     "AsyncClient",
+    "AsyncScoreStream",
     "BranchInfo",
     "Client",
     "Conflict",
@@ -42,11 +43,13 @@ PUBLIC = [
     "SamplesFailed",
     "Score",
     "ScoreResult",
+    "ScoreStream",
     "ServerDeadline",
     "ServerError",
     "ServerInfo",
     "StepConflict",
     "StepOutOfOrder",
+    "StreamFailed",
     "Unavailable",
 ]
 
@@ -71,6 +74,9 @@ def methods(kind):
 
 def test_both_clients_have_the_same_methods():
     ours, theirs = methods(Client), methods(AsyncClient)
+    # A stream is made at once by both, and opened by `with` or `async with`.
+    streams = ours.pop("score_stream"), theirs.pop("score_stream")
+    assert streams[0].parameters == streams[1].parameters
     assert ours == theirs
     assert inspect.signature(Client) == inspect.signature(AsyncClient)
     for name in theirs:

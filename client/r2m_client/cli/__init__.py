@@ -16,7 +16,11 @@ from r2m_client.cli._runs import runs
 from r2m_client.cli._score import score
 
 GROUP = "r2m.commands"
-KNOWN = {"serve": "Serve a reward model over HTTP and gRPC."}
+KNOWN = {
+    "config": "Show every setting of the server, and where its value came from.",
+    "doctor": "Check what would stop `r2m serve`, and how to mend it.",
+    "serve": "Serve a reward model over HTTP and gRPC.",
+}
 """Short help of commands of ours that are not loaded to be listed."""
 
 
@@ -95,7 +99,8 @@ Examples:
 def main() -> None:
     """R2M Serve: reward models that learn with the policy.
 
-    Every command but `serve` talks to a running server, named by --url or the variable R2M_URL.
+    Commands talk to a running server, named by --url or the variable R2M_URL; serve, doctor and
+    config are about a server on this machine.
     """
 
 

@@ -70,6 +70,8 @@ global___Feedback = Feedback
 
 @typing.final
 class Sample(google.protobuf.message.Message):
+    """Exactly one of: prompt + response; messages; token_ids."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     ID_FIELD_NUMBER: builtins.int
@@ -78,29 +80,94 @@ class Sample(google.protobuf.message.Message):
     FORMAT_FIELD_NUMBER: builtins.int
     FEEDBACK_FIELD_NUMBER: builtins.int
     GROUP_FIELD_NUMBER: builtins.int
+    MESSAGES_FIELD_NUMBER: builtins.int
+    TOOLS_FIELD_NUMBER: builtins.int
+    TOKEN_IDS_FIELD_NUMBER: builtins.int
+    FINISH_REASON_FIELD_NUMBER: builtins.int
     id: builtins.str
     prompt: builtins.str
     response: builtins.str
     format: builtins.str
-    """"chat" (default) or "raw" """
+    """of prompt + response: "chat" (default) or "raw" """
     group: builtins.str
-    """the query this response answers; only echoed by score"""
+    """the query this response answers; not used by score"""
+    tools: builtins.str
+    """function schemas for the chat template, as JSON text"""
+    finish_reason: builtins.str
+    """why generation ended; comes back with the reward"""
     @property
     def feedback(self) -> global___Feedback: ...
+    @property
+    def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ChatMessage]:
+        """a whole conversation, the last turn is judged"""
+
+    @property
+    def token_ids(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """of the reward model's tokenizer, taken as they are"""
+
     def __init__(
         self,
         *,
         id: builtins.str = ...,
-        prompt: builtins.str = ...,
-        response: builtins.str = ...,
+        prompt: builtins.str | None = ...,
+        response: builtins.str | None = ...,
         format: builtins.str = ...,
         feedback: global___Feedback | None = ...,
         group: builtins.str = ...,
+        messages: collections.abc.Iterable[global___ChatMessage] | None = ...,
+        tools: builtins.str | None = ...,
+        token_ids: collections.abc.Iterable[builtins.int] | None = ...,
+        finish_reason: builtins.str | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["feedback", b"feedback"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["feedback", b"feedback", "format", b"format", "group", b"group", "id", b"id", "prompt", b"prompt", "response", b"response"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_finish_reason", b"_finish_reason", "_prompt", b"_prompt", "_response", b"_response", "_tools", b"_tools", "feedback", b"feedback", "finish_reason", b"finish_reason", "prompt", b"prompt", "response", b"response", "tools", b"tools"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_finish_reason", b"_finish_reason", "_prompt", b"_prompt", "_response", b"_response", "_tools", b"_tools", "feedback", b"feedback", "finish_reason", b"finish_reason", "format", b"format", "group", b"group", "id", b"id", "messages", b"messages", "prompt", b"prompt", "response", b"response", "token_ids", b"token_ids", "tools", b"tools"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_finish_reason", b"_finish_reason"]) -> typing.Literal["finish_reason"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_prompt", b"_prompt"]) -> typing.Literal["prompt"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_response", b"_response"]) -> typing.Literal["response"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_tools", b"_tools"]) -> typing.Literal["tools"] | None: ...
 
 global___Sample = Sample
+
+@typing.final
+class ChatMessage(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: builtins.int
+    CONTENT_FIELD_NUMBER: builtins.int
+    NAME_FIELD_NUMBER: builtins.int
+    TOOL_CALL_ID_FIELD_NUMBER: builtins.int
+    TOOL_CALLS_FIELD_NUMBER: builtins.int
+    role: builtins.str
+    content: builtins.str
+    name: builtins.str
+    tool_call_id: builtins.str
+    tool_calls: builtins.str
+    """as JSON text"""
+    def __init__(
+        self,
+        *,
+        role: builtins.str = ...,
+        content: builtins.str | None = ...,
+        name: builtins.str | None = ...,
+        tool_call_id: builtins.str | None = ...,
+        tool_calls: builtins.str | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_content", b"_content", "_name", b"_name", "_tool_call_id", b"_tool_call_id", "_tool_calls", b"_tool_calls", "content", b"content", "name", b"name", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_content", b"_content", "_name", b"_name", "_tool_call_id", b"_tool_call_id", "_tool_calls", b"_tool_calls", "content", b"content", "name", b"name", "role", b"role", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_content", b"_content"]) -> typing.Literal["content"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_name", b"_name"]) -> typing.Literal["name"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_tool_call_id", b"_tool_call_id"]) -> typing.Literal["tool_call_id"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_tool_calls", b"_tool_calls"]) -> typing.Literal["tool_calls"] | None: ...
+
+global___ChatMessage = ChatMessage
 
 @typing.final
 class Error(google.protobuf.message.Message):
@@ -137,10 +204,16 @@ class ScoreRequest(google.protobuf.message.Message):
     RUN_FIELD_NUMBER: builtins.int
     SAMPLES_FIELD_NUMBER: builtins.int
     HEAD_FIELD_NUMBER: builtins.int
+    STEP_FIELD_NUMBER: builtins.int
+    BRANCH_FIELD_NUMBER: builtins.int
     run: builtins.str
     """empty: vanilla rewards"""
     head: builtins.str
     """"live" (default), another alias, or a number"""
+    step: builtins.int
+    """instead of head: the head that scores this step of the branch"""
+    branch: builtins.str
+    """of step; default: the run's current one"""
     @property
     def samples(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Sample]: ...
     def __init__(
@@ -149,10 +222,75 @@ class ScoreRequest(google.protobuf.message.Message):
         run: builtins.str = ...,
         samples: collections.abc.Iterable[global___Sample] | None = ...,
         head: builtins.str = ...,
+        step: builtins.int | None = ...,
+        branch: builtins.str | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["head", b"head", "run", b"run", "samples", b"samples"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_branch", b"_branch", "_step", b"_step", "branch", b"branch", "step", b"step"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_branch", b"_branch", "_step", b"_step", "branch", b"branch", "head", b"head", "run", b"run", "samples", b"samples", "step", b"step"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_branch", b"_branch"]) -> typing.Literal["branch"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_step", b"_step"]) -> typing.Literal["step"] | None: ...
 
 global___ScoreRequest = ScoreRequest
+
+@typing.final
+class ScoreStreamRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OPEN_FIELD_NUMBER: builtins.int
+    SAMPLE_FIELD_NUMBER: builtins.int
+    CHUNK_FIELD_NUMBER: builtins.int
+    @property
+    def open(self) -> global___ScoreRequest:
+        """first, without samples"""
+
+    @property
+    def sample(self) -> global___Sample:
+        """without feedback data; its bytes follow"""
+
+    @property
+    def chunk(self) -> global___Chunk:
+        """of a sample that is not complete yet; samples may interleave"""
+
+    def __init__(
+        self,
+        *,
+        open: global___ScoreRequest | None = ...,
+        sample: global___Sample | None = ...,
+        chunk: global___Chunk | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["chunk", b"chunk", "open", b"open", "part", b"part", "sample", b"sample"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chunk", b"chunk", "open", b"open", "part", b"part", "sample", b"sample"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["part", b"part"]) -> typing.Literal["open", "sample", "chunk"] | None: ...
+
+global___ScoreStreamRequest = ScoreStreamRequest
+
+@typing.final
+class ScoreStreamResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    OPENED_FIELD_NUMBER: builtins.int
+    SCORE_FIELD_NUMBER: builtins.int
+    @property
+    def opened(self) -> global___ScoreResponse:
+        """first: the head that all samples get"""
+
+    @property
+    def score(self) -> global___Score:
+        """in the order in which they are ready"""
+
+    def __init__(
+        self,
+        *,
+        opened: global___ScoreResponse | None = ...,
+        score: global___Score | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["opened", b"opened", "part", b"part", "score", b"score"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["opened", b"opened", "part", b"part", "score", b"score"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["part", b"part"]) -> typing.Literal["opened", "score"] | None: ...
+
+global___ScoreStreamResponse = ScoreStreamResponse
 
 @typing.final
 class ScoreResponse(google.protobuf.message.Message):
@@ -202,9 +340,21 @@ class Score(google.protobuf.message.Message):
     REWARD_FIELD_NUMBER: builtins.int
     VANILLA_REWARD_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    TOKENS_FIELD_NUMBER: builtins.int
+    STATES_FIELD_NUMBER: builtins.int
+    TRUNCATED_FIELD_NUMBER: builtins.int
+    FINISH_REASON_FIELD_NUMBER: builtins.int
     id: builtins.str
     reward: builtins.float
     vanilla_reward: builtins.float
+    tokens: builtins.int
+    """of the text as the reward model read it"""
+    states: builtins.int
+    """hidden states received"""
+    truncated: builtins.int
+    """tokens cut off, where the run cuts"""
+    finish_reason: builtins.str
+    """as sent"""
     @property
     def error(self) -> global___Error: ...
     def __init__(
@@ -214,13 +364,25 @@ class Score(google.protobuf.message.Message):
         reward: builtins.float | None = ...,
         vanilla_reward: builtins.float | None = ...,
         error: global___Error | None = ...,
+        tokens: builtins.int | None = ...,
+        states: builtins.int | None = ...,
+        truncated: builtins.int | None = ...,
+        finish_reason: builtins.str | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_error", b"_error", "_reward", b"_reward", "_vanilla_reward", b"_vanilla_reward", "error", b"error", "reward", b"reward", "vanilla_reward", b"vanilla_reward"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_error", b"_error", "_reward", b"_reward", "_vanilla_reward", b"_vanilla_reward", "error", b"error", "id", b"id", "reward", b"reward", "vanilla_reward", b"vanilla_reward"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_error", b"_error", "_finish_reason", b"_finish_reason", "_reward", b"_reward", "_states", b"_states", "_tokens", b"_tokens", "_truncated", b"_truncated", "_vanilla_reward", b"_vanilla_reward", "error", b"error", "finish_reason", b"finish_reason", "reward", b"reward", "states", b"states", "tokens", b"tokens", "truncated", b"truncated", "vanilla_reward", b"vanilla_reward"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_error", b"_error", "_finish_reason", b"_finish_reason", "_reward", b"_reward", "_states", b"_states", "_tokens", b"_tokens", "_truncated", b"_truncated", "_vanilla_reward", b"_vanilla_reward", "error", b"error", "finish_reason", b"finish_reason", "id", b"id", "reward", b"reward", "states", b"states", "tokens", b"tokens", "truncated", b"truncated", "vanilla_reward", b"vanilla_reward"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_error", b"_error"]) -> typing.Literal["error"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_finish_reason", b"_finish_reason"]) -> typing.Literal["finish_reason"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_reward", b"_reward"]) -> typing.Literal["reward"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_states", b"_states"]) -> typing.Literal["states"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_tokens", b"_tokens"]) -> typing.Literal["tokens"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_truncated", b"_truncated"]) -> typing.Literal["truncated"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_vanilla_reward", b"_vanilla_reward"]) -> typing.Literal["vanilla_reward"] | None: ...
 
@@ -613,9 +775,12 @@ class CreateRunRequest(google.protobuf.message.Message):
     POLICY_FIELD_NUMBER: builtins.int
     FEEDBACK_FIELD_NUMBER: builtins.int
     METHOD_FIELD_NUMBER: builtins.int
+    TRUNCATION_FIELD_NUMBER: builtins.int
     run: builtins.str
     feedback: builtins.str
     """policy (default) | backbone | none"""
+    truncation: builtins.str
+    """none (default): too long is an error; left | right: that side is cut"""
     @property
     def policy(self) -> global___Policy: ...
     @property
@@ -627,12 +792,134 @@ class CreateRunRequest(google.protobuf.message.Message):
         policy: global___Policy | None = ...,
         feedback: builtins.str = ...,
         method: google.protobuf.struct_pb2.Struct | None = ...,
+        truncation: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_policy", b"_policy", "method", b"method", "policy", b"policy"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_policy", b"_policy", "feedback", b"feedback", "method", b"method", "policy", b"policy", "run", b"run"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_policy", b"_policy", "feedback", b"feedback", "method", b"method", "policy", b"policy", "run", b"run", "truncation", b"truncation"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_policy", b"_policy"]) -> typing.Literal["policy"] | None: ...
 
 global___CreateRunRequest = CreateRunRequest
+
+@typing.final
+class UpdateRunRequest(google.protobuf.message.Message):
+    """Keys that are given change; all others stay."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: builtins.int
+    METHOD_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    run: builtins.str
+    reason: builtins.str
+    @property
+    def method(self) -> google.protobuf.struct_pb2.Struct: ...
+    def __init__(
+        self,
+        *,
+        run: builtins.str = ...,
+        method: google.protobuf.struct_pb2.Struct | None = ...,
+        reason: builtins.str | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_reason", b"_reason", "method", b"method", "reason", b"reason"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_reason", b"_reason", "method", b"method", "reason", b"reason", "run", b"run"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_reason", b"_reason"]) -> typing.Literal["reason"] | None: ...
+
+global___UpdateRunRequest = UpdateRunRequest
+
+@typing.final
+class ListChangesRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: builtins.int
+    run: builtins.str
+    def __init__(
+        self,
+        *,
+        run: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["run", b"run"]) -> None: ...
+
+global___ListChangesRequest = ListChangesRequest
+
+@typing.final
+class ListChangesResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: builtins.int
+    @property
+    def changes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Change]: ...
+    def __init__(
+        self,
+        *,
+        changes: collections.abc.Iterable[global___Change] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["changes", b"changes"]) -> None: ...
+
+global___ListChangesResponse = ListChangesResponse
+
+@typing.final
+class Change(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    AT_FIELD_NUMBER: builtins.int
+    WHAT_FIELD_NUMBER: builtins.int
+    DETAIL_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    at: builtins.str
+    """RFC 3339, UTC"""
+    what: builtins.str
+    """created | updated | archived | alias | rollback"""
+    reason: builtins.str
+    @property
+    def detail(self) -> google.protobuf.struct_pb2.Struct: ...
+    def __init__(
+        self,
+        *,
+        at: builtins.str = ...,
+        what: builtins.str = ...,
+        detail: google.protobuf.struct_pb2.Struct | None = ...,
+        reason: builtins.str | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_reason", b"_reason", "detail", b"detail", "reason", b"reason"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_reason", b"_reason", "at", b"at", "detail", b"detail", "reason", b"reason", "what", b"what"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_reason", b"_reason"]) -> typing.Literal["reason"] | None: ...
+
+global___Change = Change
+
+@typing.final
+class Usage(google.protobuf.message.Message):
+    """Since this server process started."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SAMPLES_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
+    TOKENS_FIELD_NUMBER: builtins.int
+    FEEDBACK_BYTES_FIELD_NUMBER: builtins.int
+    DEVICE_SECONDS_FIELD_NUMBER: builtins.int
+    ALIGNS_FIELD_NUMBER: builtins.int
+    SINCE_FIELD_NUMBER: builtins.int
+    samples: builtins.int
+    failed: builtins.int
+    tokens: builtins.int
+    feedback_bytes: builtins.int
+    device_seconds: builtins.float
+    aligns: builtins.int
+    since: builtins.str
+    def __init__(
+        self,
+        *,
+        samples: builtins.int = ...,
+        failed: builtins.int = ...,
+        tokens: builtins.int = ...,
+        feedback_bytes: builtins.int = ...,
+        device_seconds: builtins.float = ...,
+        aligns: builtins.int = ...,
+        since: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["aligns", b"aligns", "device_seconds", b"device_seconds", "failed", b"failed", "feedback_bytes", b"feedback_bytes", "samples", b"samples", "since", b"since", "tokens", b"tokens"]) -> None: ...
+
+global___Usage = Usage
 
 @typing.final
 class Run(google.protobuf.message.Message):
@@ -667,6 +954,9 @@ class Run(google.protobuf.message.Message):
     ARCHIVED_FIELD_NUMBER: builtins.int
     CREATED_AT_FIELD_NUMBER: builtins.int
     BRANCHES_FIELD_NUMBER: builtins.int
+    TRUNCATION_FIELD_NUMBER: builtins.int
+    USAGE_FIELD_NUMBER: builtins.int
+    LIVE_FIELD_NUMBER: builtins.int
     run: builtins.str
     fingerprint: builtins.str
     feedback: builtins.str
@@ -680,6 +970,7 @@ class Run(google.protobuf.message.Message):
     archived: builtins.bool
     created_at: builtins.str
     """RFC 3339, UTC"""
+    truncation: builtins.str
     @property
     def policy(self) -> global___Policy: ...
     @property
@@ -690,6 +981,12 @@ class Run(google.protobuf.message.Message):
     def aliases(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]: ...
     @property
     def branches(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Branch]: ...
+    @property
+    def usage(self) -> global___Usage: ...
+    @property
+    def live(self) -> google.protobuf.struct_pb2.Struct:
+        """numbers of the last align: verdict, loss, drift, sigma"""
+
     def __init__(
         self,
         *,
@@ -706,9 +1003,13 @@ class Run(google.protobuf.message.Message):
         archived: builtins.bool = ...,
         created_at: builtins.str = ...,
         branches: collections.abc.Iterable[global___Branch] | None = ...,
+        truncation: builtins.str = ...,
+        usage: global___Usage | None = ...,
+        live: google.protobuf.struct_pb2.Struct | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["method", b"method", "policy", b"policy"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["aliases", b"aliases", "archived", b"archived", "branch", b"branch", "branches", b"branches", "created_at", b"created_at", "feedback", b"feedback", "fingerprint", b"fingerprint", "head", b"head", "method", b"method", "next_step", b"next_step", "policy", b"policy", "run", b"run", "step", b"step"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_usage", b"_usage", "live", b"live", "method", b"method", "policy", b"policy", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_usage", b"_usage", "aliases", b"aliases", "archived", b"archived", "branch", b"branch", "branches", b"branches", "created_at", b"created_at", "feedback", b"feedback", "fingerprint", b"fingerprint", "head", b"head", "live", b"live", "method", b"method", "next_step", b"next_step", "policy", b"policy", "run", b"run", "step", b"step", "truncation", b"truncation", "usage", b"usage"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_usage", b"_usage"]) -> typing.Literal["usage"] | None: ...
 
 global___Run = Run
 
@@ -1102,3 +1403,138 @@ class RollbackRequest(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_to_step", b"_to_step"]) -> typing.Literal["to_step"] | None: ...
 
 global___RollbackRequest = RollbackRequest
+
+@typing.final
+class Pair(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    CHOSEN_FIELD_NUMBER: builtins.int
+    REJECTED_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    @property
+    def chosen(self) -> global___Sample: ...
+    @property
+    def rejected(self) -> global___Sample: ...
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        chosen: global___Sample | None = ...,
+        rejected: global___Sample | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["chosen", b"chosen", "rejected", b"rejected"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chosen", b"chosen", "id", b"id", "rejected", b"rejected"]) -> None: ...
+
+global___Pair = Pair
+
+@typing.final
+class EvaluateRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: builtins.int
+    HEADS_FIELD_NUMBER: builtins.int
+    PAIRS_FIELD_NUMBER: builtins.int
+    run: builtins.str
+    @property
+    def heads(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """numbers or aliases; default: live"""
+
+    @property
+    def pairs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Pair]: ...
+    def __init__(
+        self,
+        *,
+        run: builtins.str = ...,
+        heads: collections.abc.Iterable[builtins.str] | None = ...,
+        pairs: collections.abc.Iterable[global___Pair] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["heads", b"heads", "pairs", b"pairs", "run", b"run"]) -> None: ...
+
+global___EvaluateRequest = EvaluateRequest
+
+@typing.final
+class EvaluateResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: builtins.int
+    PAIRS_FIELD_NUMBER: builtins.int
+    HEADS_FIELD_NUMBER: builtins.int
+    VANILLA_FIELD_NUMBER: builtins.int
+    ERRORS_FIELD_NUMBER: builtins.int
+    run: builtins.str
+    pairs: builtins.int
+    """that could be judged, by every head alike"""
+    @property
+    def heads(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Accuracy]: ...
+    @property
+    def vanilla(self) -> global___Accuracy: ...
+    @property
+    def errors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SampleError]: ...
+    def __init__(
+        self,
+        *,
+        run: builtins.str = ...,
+        pairs: builtins.int = ...,
+        heads: collections.abc.Iterable[global___Accuracy] | None = ...,
+        vanilla: global___Accuracy | None = ...,
+        errors: collections.abc.Iterable[global___SampleError] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["vanilla", b"vanilla"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["errors", b"errors", "heads", b"heads", "pairs", b"pairs", "run", b"run", "vanilla", b"vanilla"]) -> None: ...
+
+global___EvaluateResponse = EvaluateResponse
+
+@typing.final
+class Accuracy(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEAD_FIELD_NUMBER: builtins.int
+    ACCURACY_FIELD_NUMBER: builtins.int
+    LOW_FIELD_NUMBER: builtins.int
+    HIGH_FIELD_NUMBER: builtins.int
+    CORRECT_FIELD_NUMBER: builtins.int
+    TIES_FIELD_NUMBER: builtins.int
+    BETTER_FIELD_NUMBER: builtins.int
+    WORSE_FIELD_NUMBER: builtins.int
+    P_VALUE_FIELD_NUMBER: builtins.int
+    head: builtins.int
+    """absent: the frozen reward model"""
+    accuracy: builtins.float
+    """ties count half"""
+    low: builtins.float
+    """Wilson, 95 %"""
+    high: builtins.float
+    correct: builtins.int
+    ties: builtins.int
+    better: builtins.int
+    """pairs right where the first head is wrong"""
+    worse: builtins.int
+    """and the other way round"""
+    p_value: builtins.float
+    """exact two-sided sign test on those"""
+    def __init__(
+        self,
+        *,
+        head: builtins.int | None = ...,
+        accuracy: builtins.float = ...,
+        low: builtins.float = ...,
+        high: builtins.float = ...,
+        correct: builtins.int = ...,
+        ties: builtins.int = ...,
+        better: builtins.int | None = ...,
+        worse: builtins.int | None = ...,
+        p_value: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_better", b"_better", "_head", b"_head", "_p_value", b"_p_value", "_worse", b"_worse", "better", b"better", "head", b"head", "p_value", b"p_value", "worse", b"worse"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_better", b"_better", "_head", b"_head", "_p_value", b"_p_value", "_worse", b"_worse", "accuracy", b"accuracy", "better", b"better", "correct", b"correct", "head", b"head", "high", b"high", "low", b"low", "p_value", b"p_value", "ties", b"ties", "worse", b"worse"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_better", b"_better"]) -> typing.Literal["better"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_head", b"_head"]) -> typing.Literal["head"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_p_value", b"_p_value"]) -> typing.Literal["p_value"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_worse", b"_worse"]) -> typing.Literal["worse"] | None: ...
+
+global___Accuracy = Accuracy

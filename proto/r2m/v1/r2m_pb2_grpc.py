@@ -54,6 +54,16 @@ class RewardModelServiceStub(object):
                 request_serializer=r2m_dot_v1_dot_r2m__pb2.GetRunRequest.SerializeToString,
                 response_deserializer=r2m_dot_v1_dot_r2m__pb2.Run.FromString,
                 _registered_method=True)
+        self.UpdateRun = channel.unary_unary(
+                '/r2m.v1.RewardModelService/UpdateRun',
+                request_serializer=r2m_dot_v1_dot_r2m__pb2.UpdateRunRequest.SerializeToString,
+                response_deserializer=r2m_dot_v1_dot_r2m__pb2.Run.FromString,
+                _registered_method=True)
+        self.ListChanges = channel.unary_unary(
+                '/r2m.v1.RewardModelService/ListChanges',
+                request_serializer=r2m_dot_v1_dot_r2m__pb2.ListChangesRequest.SerializeToString,
+                response_deserializer=r2m_dot_v1_dot_r2m__pb2.ListChangesResponse.FromString,
+                _registered_method=True)
         self.DeleteRun = channel.unary_unary(
                 '/r2m.v1.RewardModelService/DeleteRun',
                 request_serializer=r2m_dot_v1_dot_r2m__pb2.DeleteRunRequest.SerializeToString,
@@ -68,6 +78,11 @@ class RewardModelServiceStub(object):
                 '/r2m.v1.RewardModelService/Align',
                 request_serializer=r2m_dot_v1_dot_r2m__pb2.AlignRequest.SerializeToString,
                 response_deserializer=r2m_dot_v1_dot_r2m__pb2.AlignResponse.FromString,
+                _registered_method=True)
+        self.ScoreStream = channel.stream_stream(
+                '/r2m.v1.RewardModelService/ScoreStream',
+                request_serializer=r2m_dot_v1_dot_r2m__pb2.ScoreStreamRequest.SerializeToString,
+                response_deserializer=r2m_dot_v1_dot_r2m__pb2.ScoreStreamResponse.FromString,
                 _registered_method=True)
         self.AlignStream = channel.stream_stream(
                 '/r2m.v1.RewardModelService/AlignStream',
@@ -98,6 +113,11 @@ class RewardModelServiceStub(object):
                 '/r2m.v1.RewardModelService/Rollback',
                 request_serializer=r2m_dot_v1_dot_r2m__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=r2m_dot_v1_dot_r2m__pb2.Run.FromString,
+                _registered_method=True)
+        self.Evaluate = channel.unary_unary(
+                '/r2m.v1.RewardModelService/Evaluate',
+                request_serializer=r2m_dot_v1_dot_r2m__pb2.EvaluateRequest.SerializeToString,
+                response_deserializer=r2m_dot_v1_dot_r2m__pb2.EvaluateResponse.FromString,
                 _registered_method=True)
 
 
@@ -130,6 +150,19 @@ class RewardModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateRun(self, request, context):
+        """Change what may change in a run's life; every change is kept with its time and reason.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListChanges(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteRun(self, request, context):
         """Archive a run: it stays readable.
         """
@@ -151,8 +184,16 @@ class RewardModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ScoreStream(self, request_iterator, context):
+        """Rollouts go in as they finish, in any order; rewards come out as they are ready. A sample's
+        error does not end the stream. Its head is resolved once, when it opens.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def AlignStream(self, request_iterator, context):
-        """The same with hidden states in chunks of at most 1 MiB, and progress while it works.
+        """Align with hidden states in chunks of at most 1 MiB, and progress while it works.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,6 +231,13 @@ class RewardModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Evaluate(self, request, context):
+        """Accuracy of one or more heads on preference pairs, with intervals.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RewardModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -213,6 +261,16 @@ def add_RewardModelServiceServicer_to_server(servicer, server):
                     request_deserializer=r2m_dot_v1_dot_r2m__pb2.GetRunRequest.FromString,
                     response_serializer=r2m_dot_v1_dot_r2m__pb2.Run.SerializeToString,
             ),
+            'UpdateRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateRun,
+                    request_deserializer=r2m_dot_v1_dot_r2m__pb2.UpdateRunRequest.FromString,
+                    response_serializer=r2m_dot_v1_dot_r2m__pb2.Run.SerializeToString,
+            ),
+            'ListChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListChanges,
+                    request_deserializer=r2m_dot_v1_dot_r2m__pb2.ListChangesRequest.FromString,
+                    response_serializer=r2m_dot_v1_dot_r2m__pb2.ListChangesResponse.SerializeToString,
+            ),
             'DeleteRun': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteRun,
                     request_deserializer=r2m_dot_v1_dot_r2m__pb2.DeleteRunRequest.FromString,
@@ -227,6 +285,11 @@ def add_RewardModelServiceServicer_to_server(servicer, server):
                     servicer.Align,
                     request_deserializer=r2m_dot_v1_dot_r2m__pb2.AlignRequest.FromString,
                     response_serializer=r2m_dot_v1_dot_r2m__pb2.AlignResponse.SerializeToString,
+            ),
+            'ScoreStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.ScoreStream,
+                    request_deserializer=r2m_dot_v1_dot_r2m__pb2.ScoreStreamRequest.FromString,
+                    response_serializer=r2m_dot_v1_dot_r2m__pb2.ScoreStreamResponse.SerializeToString,
             ),
             'AlignStream': grpc.stream_stream_rpc_method_handler(
                     servicer.AlignStream,
@@ -257,6 +320,11 @@ def add_RewardModelServiceServicer_to_server(servicer, server):
                     servicer.Rollback,
                     request_deserializer=r2m_dot_v1_dot_r2m__pb2.RollbackRequest.FromString,
                     response_serializer=r2m_dot_v1_dot_r2m__pb2.Run.SerializeToString,
+            ),
+            'Evaluate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Evaluate,
+                    request_deserializer=r2m_dot_v1_dot_r2m__pb2.EvaluateRequest.FromString,
+                    response_serializer=r2m_dot_v1_dot_r2m__pb2.EvaluateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -378,6 +446,60 @@ class RewardModelService(object):
             _registered_method=True)
 
     @staticmethod
+    def UpdateRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/r2m.v1.RewardModelService/UpdateRun',
+            r2m_dot_v1_dot_r2m__pb2.UpdateRunRequest.SerializeToString,
+            r2m_dot_v1_dot_r2m__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/r2m.v1.RewardModelService/ListChanges',
+            r2m_dot_v1_dot_r2m__pb2.ListChangesRequest.SerializeToString,
+            r2m_dot_v1_dot_r2m__pb2.ListChangesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteRun(request,
             target,
             options=(),
@@ -448,6 +570,33 @@ class RewardModelService(object):
             '/r2m.v1.RewardModelService/Align',
             r2m_dot_v1_dot_r2m__pb2.AlignRequest.SerializeToString,
             r2m_dot_v1_dot_r2m__pb2.AlignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScoreStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/r2m.v1.RewardModelService/ScoreStream',
+            r2m_dot_v1_dot_r2m__pb2.ScoreStreamRequest.SerializeToString,
+            r2m_dot_v1_dot_r2m__pb2.ScoreStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -610,6 +759,33 @@ class RewardModelService(object):
             '/r2m.v1.RewardModelService/Rollback',
             r2m_dot_v1_dot_r2m__pb2.RollbackRequest.SerializeToString,
             r2m_dot_v1_dot_r2m__pb2.Run.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Evaluate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/r2m.v1.RewardModelService/Evaluate',
+            r2m_dot_v1_dot_r2m__pb2.EvaluateRequest.SerializeToString,
+            r2m_dot_v1_dot_r2m__pb2.EvaluateResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,17 @@ class RewardModelServiceStub:
         r2m.v1.r2m_pb2.Run,
     ]
 
+    UpdateRun: grpc.UnaryUnaryMultiCallable[
+        r2m.v1.r2m_pb2.UpdateRunRequest,
+        r2m.v1.r2m_pb2.Run,
+    ]
+    """Change what may change in a run's life; every change is kept with its time and reason."""
+
+    ListChanges: grpc.UnaryUnaryMultiCallable[
+        r2m.v1.r2m_pb2.ListChangesRequest,
+        r2m.v1.r2m_pb2.ListChangesResponse,
+    ]
+
     DeleteRun: grpc.UnaryUnaryMultiCallable[
         r2m.v1.r2m_pb2.DeleteRunRequest,
         r2m.v1.r2m_pb2.Run,
@@ -64,11 +75,19 @@ class RewardModelServiceStub:
     ]
     """One update of a run's head. Exactly once for (run, branch, step)."""
 
+    ScoreStream: grpc.StreamStreamMultiCallable[
+        r2m.v1.r2m_pb2.ScoreStreamRequest,
+        r2m.v1.r2m_pb2.ScoreStreamResponse,
+    ]
+    """Rollouts go in as they finish, in any order; rewards come out as they are ready. A sample's
+    error does not end the stream. Its head is resolved once, when it opens.
+    """
+
     AlignStream: grpc.StreamStreamMultiCallable[
         r2m.v1.r2m_pb2.AlignStreamRequest,
         r2m.v1.r2m_pb2.AlignStreamResponse,
     ]
-    """The same with hidden states in chunks of at most 1 MiB, and progress while it works."""
+    """Align with hidden states in chunks of at most 1 MiB, and progress while it works."""
 
     ListHeads: grpc.UnaryUnaryMultiCallable[
         r2m.v1.r2m_pb2.ListHeadsRequest,
@@ -97,6 +116,12 @@ class RewardModelServiceStub:
     ]
     """Live, optimizer state and counters go back together, on a new branch."""
 
+    Evaluate: grpc.UnaryUnaryMultiCallable[
+        r2m.v1.r2m_pb2.EvaluateRequest,
+        r2m.v1.r2m_pb2.EvaluateResponse,
+    ]
+    """Accuracy of one or more heads on preference pairs, with intervals."""
+
 class RewardModelServiceAsyncStub:
     GetServer: grpc.aio.UnaryUnaryMultiCallable[
         r2m.v1.r2m_pb2.GetServerRequest,
@@ -120,6 +145,17 @@ class RewardModelServiceAsyncStub:
         r2m.v1.r2m_pb2.Run,
     ]
 
+    UpdateRun: grpc.aio.UnaryUnaryMultiCallable[
+        r2m.v1.r2m_pb2.UpdateRunRequest,
+        r2m.v1.r2m_pb2.Run,
+    ]
+    """Change what may change in a run's life; every change is kept with its time and reason."""
+
+    ListChanges: grpc.aio.UnaryUnaryMultiCallable[
+        r2m.v1.r2m_pb2.ListChangesRequest,
+        r2m.v1.r2m_pb2.ListChangesResponse,
+    ]
+
     DeleteRun: grpc.aio.UnaryUnaryMultiCallable[
         r2m.v1.r2m_pb2.DeleteRunRequest,
         r2m.v1.r2m_pb2.Run,
@@ -138,11 +174,19 @@ class RewardModelServiceAsyncStub:
     ]
     """One update of a run's head. Exactly once for (run, branch, step)."""
 
+    ScoreStream: grpc.aio.StreamStreamMultiCallable[
+        r2m.v1.r2m_pb2.ScoreStreamRequest,
+        r2m.v1.r2m_pb2.ScoreStreamResponse,
+    ]
+    """Rollouts go in as they finish, in any order; rewards come out as they are ready. A sample's
+    error does not end the stream. Its head is resolved once, when it opens.
+    """
+
     AlignStream: grpc.aio.StreamStreamMultiCallable[
         r2m.v1.r2m_pb2.AlignStreamRequest,
         r2m.v1.r2m_pb2.AlignStreamResponse,
     ]
-    """The same with hidden states in chunks of at most 1 MiB, and progress while it works."""
+    """Align with hidden states in chunks of at most 1 MiB, and progress while it works."""
 
     ListHeads: grpc.aio.UnaryUnaryMultiCallable[
         r2m.v1.r2m_pb2.ListHeadsRequest,
@@ -170,6 +214,12 @@ class RewardModelServiceAsyncStub:
         r2m.v1.r2m_pb2.Run,
     ]
     """Live, optimizer state and counters go back together, on a new branch."""
+
+    Evaluate: grpc.aio.UnaryUnaryMultiCallable[
+        r2m.v1.r2m_pb2.EvaluateRequest,
+        r2m.v1.r2m_pb2.EvaluateResponse,
+    ]
+    """Accuracy of one or more heads on preference pairs, with intervals."""
 
 class RewardModelServiceServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -203,6 +253,21 @@ class RewardModelServiceServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[r2m.v1.r2m_pb2.Run, collections.abc.Awaitable[r2m.v1.r2m_pb2.Run]]: ...
 
     @abc.abstractmethod
+    def UpdateRun(
+        self,
+        request: r2m.v1.r2m_pb2.UpdateRunRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[r2m.v1.r2m_pb2.Run, collections.abc.Awaitable[r2m.v1.r2m_pb2.Run]]:
+        """Change what may change in a run's life; every change is kept with its time and reason."""
+
+    @abc.abstractmethod
+    def ListChanges(
+        self,
+        request: r2m.v1.r2m_pb2.ListChangesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[r2m.v1.r2m_pb2.ListChangesResponse, collections.abc.Awaitable[r2m.v1.r2m_pb2.ListChangesResponse]]: ...
+
+    @abc.abstractmethod
     def DeleteRun(
         self,
         request: r2m.v1.r2m_pb2.DeleteRunRequest,
@@ -227,12 +292,22 @@ class RewardModelServiceServicer(metaclass=abc.ABCMeta):
         """One update of a run's head. Exactly once for (run, branch, step)."""
 
     @abc.abstractmethod
+    def ScoreStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[r2m.v1.r2m_pb2.ScoreStreamRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[r2m.v1.r2m_pb2.ScoreStreamResponse], collections.abc.AsyncIterator[r2m.v1.r2m_pb2.ScoreStreamResponse]]:
+        """Rollouts go in as they finish, in any order; rewards come out as they are ready. A sample's
+        error does not end the stream. Its head is resolved once, when it opens.
+        """
+
+    @abc.abstractmethod
     def AlignStream(
         self,
         request_iterator: _MaybeAsyncIterator[r2m.v1.r2m_pb2.AlignStreamRequest],
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[r2m.v1.r2m_pb2.AlignStreamResponse], collections.abc.AsyncIterator[r2m.v1.r2m_pb2.AlignStreamResponse]]:
-        """The same with hidden states in chunks of at most 1 MiB, and progress while it works."""
+        """Align with hidden states in chunks of at most 1 MiB, and progress while it works."""
 
     @abc.abstractmethod
     def ListHeads(
@@ -270,5 +345,13 @@ class RewardModelServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[r2m.v1.r2m_pb2.Run, collections.abc.Awaitable[r2m.v1.r2m_pb2.Run]]:
         """Live, optimizer state and counters go back together, on a new branch."""
+
+    @abc.abstractmethod
+    def Evaluate(
+        self,
+        request: r2m.v1.r2m_pb2.EvaluateRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[r2m.v1.r2m_pb2.EvaluateResponse, collections.abc.Awaitable[r2m.v1.r2m_pb2.EvaluateResponse]]:
+        """Accuracy of one or more heads on preference pairs, with intervals."""
 
 def add_RewardModelServiceServicer_to_server(servicer: RewardModelServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

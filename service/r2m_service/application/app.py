@@ -18,6 +18,7 @@ from r2m_service.application.contract import (
 from r2m_service.application.ports import Blobs, Engine, Registry
 from r2m_service.application.runs import Runs
 from r2m_service.application.score import score_run, score_vanilla
+from r2m_service.application.stream import ScoringSession, open_scoring
 
 
 class Application(Runs):
@@ -54,6 +55,17 @@ class Application(Runs):
         if run is None or isinstance(request, VanillaRequest):
             return await score_vanilla(self._engine, VanillaRequest(samples=request.samples))
         return await score_run(self._registry, self._blobs, self._engine, run, request)
+
+    async def open_scoring(
+        self, run: str | None, request: ScoreRequest | VanillaRequest
+    ) -> ScoringSession:
+        """A session that scores samples one by one, all by the head that `request` names now.
+
+        Raises:
+            Problem: as `open_scoring`, and not_ready.
+        """
+        self.require_ready()
+        return await open_scoring(self._registry, self._blobs, self._engine, run, request)
 
     async def align(
         self, run: str, request: AlignRequest, progress: Progress | None = None

@@ -17,6 +17,7 @@ MAX_SAMPLES = 65536
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN), Field(examples=["tldr-7"])]
 SampleId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Truncation = Literal["none", "left", "right", ""]
 Number = Annotated[int, Field(ge=0, lt=2**31)]
 HeadName = Annotated[str | int, Field(union_mode="left_to_right", examples=["live", 12])]
 
@@ -51,19 +52,40 @@ class FeedbackIn(Message):
     )
 
 
+class MessageIn(Message):
+    """One turn of a conversation, as the chat template takes it."""
+
+    role: str = Field(examples=["user"])
+    content: str | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+    tool_calls: str | None = Field(default=None, description="JSON text, as the model wrote it")
+
+
 class SampleIn(Message):
-    """One response to one prompt."""
+    """One response. Exactly one of: prompt + response; messages; token_ids."""
 
     id: SampleId
-    prompt: str
-    response: str
+    prompt: str | None = None
+    response: str | None = None
     format: Literal["chat", "raw", ""] = Field(
         default="chat",
-        description="chat: the backbone's chat template, one user and one assistant turn; "
-        "raw: prompt + response",
+        description="of prompt + response. chat: the backbone's chat template, one user and one "
+        "assistant turn; raw: joined as they are",
+    )
+    messages: list[MessageIn] = Field(
+        default_factory=list[MessageIn], description="a whole conversation; the last turn is judged"
+    )
+    tools: str | None = Field(
+        default=None, description="function schemas for the chat template, as JSON text"
+    )
+    token_ids: list[int] = Field(
+        default_factory=list[int],
+        description="of the reward model's tokenizer, taken as they are",
     )
     feedback: FeedbackIn | None = None
     group: str = ""
+    finish_reason: str | None = Field(default=None, max_length=100)
 
 
 # ------------------------------------------------------------------ score
@@ -74,6 +96,10 @@ class ScoreRequest(Message):
 
     samples: list[SampleIn] = Field(max_length=MAX_SAMPLES)
     head: HeadName = "live"
+    step: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(
+        default=None, description="instead of head: the head that scores this step of the branch"
+    )
+    branch: str | None = None
 
 
 class VanillaRequest(Message):
@@ -104,6 +130,10 @@ class ScoreOut(Answer):
     reward: float | None = None
     vanilla_reward: float | None = None
     error: ErrorOut | None = None
+    tokens: int | None = Field(default=None, description="of the text as the model read it")
+    states: int | None = Field(default=None, description="hidden states received")
+    truncated: int | None = Field(default=None, description="tokens cut off, where the run cuts")
+    finish_reason: str | None = None
 
 
 class ScoreAnswer(Answer):
@@ -221,6 +251,45 @@ class CreateRunRequest(Message):
     method: dict[str, Any] = Field(
         default_factory=dict[str, Any], examples=[{"profile": "guarded", "width": 256}]
     )
+    truncation: Truncation = Field(
+        default="none", description="none: too long is an error; left, right: that side is cut"
+    )
+
+
+class UpdateRunRequest(Message):
+    """Settings that may change in a run's life; what is not given stays."""
+
+    method: dict[str, Any] = Field(
+        default_factory=dict[str, Any], examples=[{"learning_rate": 1e-5}]
+    )
+    reason: str | None = Field(default=None, max_length=1000)
+
+
+class ChangeOut(Answer):
+    """One entry of a run's audit trail."""
+
+    at: str
+    what: Literal["created", "updated", "archived", "alias", "rollback"]
+    detail: dict[str, Any]
+    reason: str | None = None
+
+
+class ChangeList(Answer):
+    """A run's audit trail, oldest first."""
+
+    changes: list[ChangeOut]
+
+
+class UsageOut(Answer):
+    """What a run has used of this server since the process started."""
+
+    samples: int = 0
+    failed: int = 0
+    tokens: int = 0
+    feedback_bytes: int = 0
+    device_seconds: float = 0.0
+    aligns: int = 0
+    since: str
 
 
 class PolicyOut(Answer):
@@ -259,6 +328,11 @@ class RunOut(Answer):
     archived: bool
     created_at: str
     branches: list[BranchOut]
+    truncation: str
+    usage: UsageOut | None = None
+    live: dict[str, Any] = Field(
+        default_factory=dict[str, Any], description="the live head's numbers"
+    )
 
 
 class RunList(Answer):
@@ -317,6 +391,50 @@ class RollbackRequest(Message):
     to_step: Number | None = None
     branch: str | None = None
     reason: str | None = Field(default=None, max_length=1000)
+
+
+class PairIn(Message):
+    """A preference: the chosen sample should have the higher reward."""
+
+    id: SampleId
+    chosen: SampleIn
+    rejected: SampleIn
+
+
+class EvaluateRequest(Message):
+    """Preference pairs to judge by one or more heads at once."""
+
+    heads: list[HeadName] = Field(
+        default_factory=list[HeadName], max_length=16, description="default: live"
+    )
+    pairs: list[PairIn] = Field(max_length=MAX_SAMPLES)
+
+
+class AccuracyOut(Answer):
+    """How often a head prefers the chosen sample.
+
+    `better`, `worse`, `p_value`: against the first head of the call, by an exact sign test.
+    """
+
+    head: int | None = Field(default=None, description="absent: the frozen reward model")
+    accuracy: float = Field(description="ties count half")
+    low: float = Field(description="Wilson, 95 %")
+    high: float
+    correct: int
+    ties: int
+    better: int | None = None
+    worse: int | None = None
+    p_value: float | None = None
+
+
+class EvaluateAnswer(Answer):
+    """Accuracies on the pairs that could be judged, the same pairs for every head."""
+
+    run: str
+    pairs: int
+    heads: list[AccuracyOut]
+    vanilla: AccuracyOut
+    errors: list[SampleError]
 
 
 class ServerOut(Answer):

@@ -13,7 +13,7 @@ from r2m_service.application.contract import (
 from r2m_service.application.lookup import find_head, find_run, head_source
 from r2m_service.application.ports import Blobs, Engine, HeadSource, Item, Registry
 from r2m_service.application.samples import error_out, items_of, require_distinct
-from r2m_service.domain.runs import Run
+from r2m_service.domain.runs import Head, Run
 
 
 async def score_run(
@@ -25,19 +25,28 @@ async def score_run(
         Problem: unknown_run, unknown_head, unknown_alias, run_archived, backbone_mismatch,
             duplicate_id, head_damaged.
     """
-    state = await find_run(registry, name)
-    state.run.require_open(engine.info.fingerprint)
-    head = await find_head(registry, state, request.head)
+    run, head = await scoring_head(registry, engine, name, request)
     return ScoreAnswer(
         run=name,
         head=head.number,
         branch=head.branch,
         omega=head.omega,
         fingerprint=engine.info.fingerprint,
-        scores=await _scores(
-            engine, state.run, head_source(blobs, state.run, head), request.samples
-        ),
+        scores=await score_all(engine, run, head_source(blobs, run, head), request.samples),
     )
+
+
+async def scoring_head(
+    registry: Registry, engine: Engine, name: str, request: ScoreRequest
+) -> tuple[Run, Head]:
+    """The run and the version that a request means; a call or a stream asks once.
+
+    Raises:
+        Problem: unknown_run, unknown_head, unknown_alias, run_archived, backbone_mismatch.
+    """
+    state = await find_run(registry, name)
+    state.run.require_open(engine.info.fingerprint)
+    return state.run, await find_head(registry, state, request.head)
 
 
 async def score_vanilla(engine: Engine, request: VanillaRequest) -> ScoreAnswer:
@@ -48,13 +57,18 @@ async def score_vanilla(engine: Engine, request: VanillaRequest) -> ScoreAnswer:
     """
     return ScoreAnswer(
         fingerprint=engine.info.fingerprint,
-        scores=await _scores(engine, None, None, request.samples),
+        scores=await score_all(engine, None, None, request.samples),
     )
 
 
-async def _scores(
+async def score_all(
     engine: Engine, run: Run | None, head: HeadSource | None, samples: list[SampleIn]
 ) -> list[ScoreOut]:
+    """Rewards or errors of samples, in their order; what fails as a whole raises.
+
+    Raises:
+        Problem: duplicate_id, head_damaged, not_ready.
+    """
     ids = ((one.id, f"samples[{place}].id") for place, one in enumerate(samples))
     require_distinct(ids, what="samples")
     checked = await items_of(engine, run, samples)
