@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from r2m.errors import TABLE
 from r2m_service.settings import Settings
+from r2m_service.sources import FILE_VARIABLE, flag, variable
 from r2m_service.transports.http.app import build_app
 from r2m_service.transports.interface import Application
 
@@ -51,18 +52,51 @@ def settings() -> str:
     lines = [
         "# Settings of `r2m serve`",
         "",
-        "Generated from `service/r2m_service/settings.py` by `make docs`. A flag wins over the",
-        "environment, the environment over the default.",
+        "Generated from `service/r2m_service/settings.py` by `make docs`.",
         "",
-        "| flag | environment | default | meaning |",
-        "| --- | --- | --- | --- |",
+        "A setting is given by a flag, by an environment variable, or in a TOML file that is",
+        f"named by `--config` or `{FILE_VARIABLE}`; a flag wins over the environment, that over",
+        "the file, that over the default. Names that are no setting are refused in all three. An",
+        "empty variable counts as none. Relative paths start where the server is started, those in",
+        "a file too.",
+        "",
+        "```",
+        "r2m config --config r2m.toml    # every setting, its value, and where it came from",
+        "r2m doctor --config r2m.toml    # what would stop the server, and how to mend it",
+        "r2m serve --config r2m.toml",
+        "```",
+        "",
+        "`r2m config` and `r2m doctor` take the flags of `r2m serve`, and `--json`; `r2m doctor`",
+        "takes `--no-model` too, which leaves out the slow part. Both exit with 1 where the server",
+        "would not start.",
+        "",
+        "| name in a file | flag | environment | default | meaning |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for name, field in Settings.model_fields.items():
         default = "(required)" if field.is_required() else field.default
-        shown = "" if default is None else f"`{default}`"
-        flag = name.replace("_", "-")
-        lines.append(f"| `--{flag}` | `R2M_{name.upper()}` | {shown} | {field.description} |")
-    return "\n".join(lines) + "\n"
+        shown = "" if default is None else f"`{_toml(default, quote=False)}`"
+        flags = f"`{flag(name)}`"
+        if field.annotation is bool:
+            flags += f", `--no-{flag(name)[2:]}`"
+        lines.append(f"| `{name}` | {flags} | `{variable(name)}` | {shown} | {field.description} |")
+    lines += ["", "A file with every setting; what is commented out is the default or an example:"]
+    return "\n".join([*lines, "", "```toml", *_example(), "```"]) + "\n"
+
+
+def _example() -> list[str]:
+    lines: list[str] = []
+    for name, field in Settings.model_fields.items():
+        value = field.default if field.examples is None else field.examples[0]
+        lines.append(f"{'' if field.is_required() else '# '}{name} = {_toml(value)}")
+    return lines
+
+
+def _toml(value: object, *, quote: bool = True) -> str:
+    """A value as TOML, which for ours is JSON."""
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return json.dumps(str(value), ensure_ascii=False) if quote else str(value)
 
 
 def openapi() -> str:

@@ -11,6 +11,7 @@ Importing this loads neither httpx nor grpc nor numpy: a client's URL decides wh
 """
 
 from r2m_client._async_client import AsyncClient
+from r2m_client._async_score_stream import AsyncScoreStream
 from r2m_client._client import Client
 from r2m_client._errors import (
     AliasMoved,
@@ -30,13 +31,17 @@ from r2m_client._errors import (
     ServerError,
     StepConflict,
     StepOutOfOrder,
+    StreamFailed,
     Unavailable,
 )
 from r2m_client._results import (
+    Accuracy,
     AliasInfo,
     AlignResult,
     BranchInfo,
+    Change,
     Drift,
+    Evaluation,
     GroupCounts,
     HeadInfo,
     Loss,
@@ -46,22 +51,28 @@ from r2m_client._results import (
     Score,
     ScoreResult,
     ServerInfo,
+    UsageInfo,
 )
 from r2m_client._retry import Retry
-from r2m_client._samples import Group, Sample
+from r2m_client._samples import Group, Pair, Sample
+from r2m_client._score_stream import ScoreStream
 
 __all__ = [
+    "Accuracy",
     "AliasInfo",
     "AliasMoved",
     "AlignConflict",
     "AlignResult",
     "AsyncClient",
+    "AsyncScoreStream",
     "BranchInfo",
+    "Change",
     "Client",
     "Conflict",
     "ConnectError",
     "DeadlineError",
     "Drift",
+    "Evaluation",
     "Group",
     "GroupCounts",
     "HeadInfo",
@@ -69,6 +80,7 @@ __all__ = [
     "Loss",
     "NotFound",
     "Overloaded",
+    "Pair",
     "PolicyInfo",
     "ProtocolError",
     "R2MError",
@@ -81,10 +93,13 @@ __all__ = [
     "SamplesFailed",
     "Score",
     "ScoreResult",
+    "ScoreStream",
     "ServerDeadline",
     "ServerError",
     "ServerInfo",
     "StepConflict",
     "StepOutOfOrder",
+    "StreamFailed",
     "Unavailable",
+    "UsageInfo",
 ]

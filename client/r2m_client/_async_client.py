@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
+    from r2m_client._async_score_stream import AsyncScoreStream
     from r2m_client._results import (
         AliasInfo,
         AlignResult,
+        Change,
+        Evaluation,
         HeadInfo,
         RunInfo,
         ScoreResult,
         ServerInfo,
     )
     from r2m_client._retry import Retry
-    from r2m_client._samples import Convention, Group, Sample, WireDtype
+    from r2m_client._samples import Convention, Group, Pair, Sample, WireDtype
 
 T = TypeVar("T")
 
@@ -87,6 +90,7 @@ class AsyncClient(Settings):
         last_token: bool = True,
         feedback: Literal["policy", "backbone", "none"] = "policy",
         method: Mapping[str, object] | None = None,
+        truncation: Literal["none", "left", "right"] = "none",
     ) -> RunInfo:
         """See `Client.create_run`."""
         return await self._send(
@@ -97,6 +101,7 @@ class AsyncClient(Settings):
                 last_token=last_token,
                 feedback=feedback,
                 method=method,
+                truncation=truncation,
             )
         )
 
@@ -108,17 +113,48 @@ class AsyncClient(Settings):
         """See `Client.run`."""
         return await self._send(_calls.run(name))
 
+    async def update_run(
+        self, name: str, method: Mapping[str, object], *, reason: str | None = None
+    ) -> RunInfo:
+        """See `Client.update_run`."""
+        return await self._send(_calls.update_run(name, method, reason=reason))
+
+    async def changes(self, name: str) -> list[Change]:
+        """See `Client.changes`."""
+        return await self._send(_calls.changes(name))
+
+    async def evaluate(
+        self, run: str, pairs: Iterable[Pair], *, heads: Iterable[int | str] = ("live",)
+    ) -> Evaluation:
+        """See `Client.evaluate`."""
+        return await self._send(
+            _calls.evaluate(run, pairs, heads=heads, wire_dtype=self._wire_dtype)
+        )
+
     async def archive_run(self, name: str) -> RunInfo:
         """See `Client.archive_run`."""
         return await self._send(_calls.archive_run(name))
 
     async def score(
-        self, samples: Iterable[Sample], *, run: str | None = None, head: int | str = "live"
+        self,
+        samples: Iterable[Sample],
+        *,
+        run: str | None = None,
+        head: int | str = "live",
+        step: int | None = None,
+        branch: str | None = None,
     ) -> ScoreResult:
         """See `Client.score`."""
         return await self._send(
-            _calls.score(samples, run=run, head=head, wire_dtype=self._wire_dtype)
+            _calls.score(
+                samples, run=run, head=head, step=step, branch=branch, wire_dtype=self._wire_dtype
+            )
         )
+
+    def score_stream(self, *, run: str | None = None, head: int | str = "live") -> AsyncScoreStream:
+        """See `Client.score_stream`; not awaited: `async with client.score_stream(...)`."""
+        call = _calls.score((), run=run, head=head, wire_dtype=self._wire_dtype)
+        return self._transport.score_stream(call, self._opening(self._sleep))
 
     async def align(
         self,

@@ -7,7 +7,6 @@ along, and how to read the answer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import index
@@ -15,16 +14,18 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from r2m_client._errors import ProtocolError
-from r2m_client._reading import read, read_list
+from r2m_client._reading import finite, read, read_list
 from r2m_client._results import (
     AliasInfo,
     AlignResult,
+    Change,
+    Evaluation,
     HeadInfo,
     RunInfo,
     ScoreResult,
     ServerInfo,
 )
-from r2m_client._samples import Group, Sample, SampleWriter, Tensor, WireDtype
+from r2m_client._samples import Group, Pair, Sample, SampleWriter, Tensor, WireDtype
 
 T = TypeVar("T")
 Progress = Callable[[int, int], object]
@@ -76,9 +77,12 @@ def create_run(
     last_token: bool,
     feedback: str,
     method: Mapping[str, object] | None,
+    truncation: str,
 ) -> Call[RunInfo]:
     """A new run; the same again answers with the run as it is."""
     body: dict[str, object] = {"run": run, "feedback": feedback}
+    if truncation != "none":
+        body["truncation"] = truncation
     if policy_hidden_size is not None:
         body["policy"] = {
             "hidden_size": index(policy_hidden_size),
@@ -100,16 +104,61 @@ def run(name: str) -> Call[RunInfo]:
     return Call("GetRun", "GET", _path(name), _run_info, {"run": name})
 
 
+def update_run(name: str, method: Mapping[str, object], *, reason: str | None) -> Call[RunInfo]:
+    """Change settings; the same again changes nothing more."""
+    body: dict[str, object] = {"method": dict(method)}
+    if reason is not None:
+        body["reason"] = reason
+    return Call("UpdateRun", "PATCH", _path(name), _run_info, {"run": name}, body)
+
+
+def changes(name: str) -> Call[list[Change]]:
+    """A run's audit trail."""
+    return Call(
+        "ListChanges",
+        "GET",
+        _path(name, "changes"),
+        lambda data: read_list(Change, data, "changes"),
+        {"run": name},
+    )
+
+
+def evaluate(
+    run: str, pairs: Iterable[Pair], *, heads: Iterable[int | str], wire_dtype: WireDtype
+) -> Call[Evaluation]:
+    """Accuracies of heads on preference pairs."""
+    writer = SampleWriter(wire_dtype)
+    body: dict[str, object] = {
+        "pairs": writer.pairs(pairs),
+        "heads": [_head(head) for head in heads],
+    }
+    return Call(
+        "Evaluate",
+        "POST",
+        _path(run, "evaluate"),
+        lambda data: read(Evaluation, data),
+        {"run": run},
+        body,
+        tuple(writer.tensors),
+    )
+
+
 def archive_run(name: str) -> Call[RunInfo]:
     """Make a run read-only."""
     return Call("DeleteRun", "DELETE", _path(name), _run_info, {"run": name})
 
 
 def score(
-    samples: Iterable[Sample], *, run: str | None, head: int | str, wire_dtype: WireDtype
+    samples: Iterable[Sample],
+    *,
+    run: str | None,
+    head: int | str,
+    step: int | None = None,
+    branch: str | None = None,
+    wire_dtype: WireDtype,
 ) -> Call[ScoreResult]:
     """Rewards of samples, in their order."""
-    if run is None and head != "live":
+    if run is None and (head != "live" or step is not None or branch is not None):
         raise ValueError(f"head {head!r} of which run? Without a run there are no heads")
     writer = SampleWriter(wire_dtype)
     written = writer.samples(samples)
@@ -124,6 +173,10 @@ def score(
     else:
         path, names = _path(run, "score"), {"run": run}
         body["head"] = _head(head)
+        if step is not None:
+            body["step"] = index(step)
+        if branch is not None:
+            body["branch"] = branch
     return Call("Score", "POST", path, result, names, body, tuple(writer.tensors))
 
 
@@ -265,7 +318,5 @@ def _checked(result: ScoreResult, ids: list[object]) -> ScoreResult:
             "one each, in order"
         )
     for score in result.scores:
-        for value in (score.reward, score.vanilla_reward):
-            if value is not None and not math.isfinite(value):
-                raise ProtocolError(f"the answer's reward of sample {score.id!r} is {value}")
+        finite(score)
     return result

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from r2m_client._results import (
         AliasInfo,
         AlignResult,
+        Change,
+        Evaluation,
         HeadInfo,
         RunInfo,
         ScoreResult,
         ServerInfo,
     )
     from r2m_client._retry import Retry
-    from r2m_client._samples import Convention, Group, Sample, WireDtype
+    from r2m_client._samples import Convention, Group, Pair, Sample, WireDtype
+    from r2m_client._score_stream import ScoreStream
 
 T = TypeVar("T")
 
@@ -95,6 +98,7 @@ class Client(Settings):
         last_token: bool = True,
         feedback: Literal["policy", "backbone", "none"] = "policy",
         method: Mapping[str, object] | None = None,
+        truncation: Literal["none", "left", "right"] = "none",
     ) -> RunInfo:
         """Create a run, or get it as it is if it exists with the same settings.
 
@@ -108,6 +112,8 @@ class Client(Settings):
             last_token: whether the last token's state is among them.
             feedback: what the run attends to: the policy's states, the reward backbone's own, or
                 nothing.
+            truncation: what happens to a text that is too long: none (an error), or the side
+                that is cut.
             method: the method's settings, such as `{"profile": "paper", "omega": {…}}`; the
                 server has defaults for all (profile `guarded`), and refuses unknown keys.
 
@@ -123,6 +129,7 @@ class Client(Settings):
                 last_token=last_token,
                 feedback=feedback,
                 method=method,
+                truncation=truncation,
             )
         )
 
@@ -134,6 +141,40 @@ class Client(Settings):
         """A run as it stands. Raises NotFound."""
         return self._send(_calls.run(name))
 
+    def update_run(
+        self, name: str, method: Mapping[str, object], *, reason: str | None = None
+    ) -> RunInfo:
+        """Change settings that may change in a run's life; what is not given stays.
+
+        Args:
+            name: the run.
+            method: the keys to change, such as `{"learning_rate": 1e-5}`.
+            reason: kept in the audit trail.
+
+        Raises:
+            InvalidRequest: a key that may not change, or a value that is none.
+        """
+        return self._send(_calls.update_run(name, method, reason=reason))
+
+    def changes(self, name: str) -> list[Change]:
+        """A run's audit trail, oldest first. Raises NotFound."""
+        return self._send(_calls.changes(name))
+
+    def evaluate(
+        self, run: str, pairs: Iterable[Pair], *, heads: Iterable[int | str] = ("live",)
+    ) -> Evaluation:
+        """Accuracy of one or more heads on preference pairs, all on the same pairs.
+
+        Args:
+            run: its name.
+            pairs: iterated once; with hidden states where the run attends to the policy's.
+            heads: numbers or aliases; the others are compared with the first.
+
+        Raises:
+            NotFound: no such run or head.
+        """
+        return self._send(_calls.evaluate(run, pairs, heads=heads, wire_dtype=self._wire_dtype))
+
     def archive_run(self, name: str) -> RunInfo:
         """Make a run read-only, for good; doing it again is fine, so it is repeated.
 
@@ -143,7 +184,13 @@ class Client(Settings):
         return self._send(_calls.archive_run(name))
 
     def score(
-        self, samples: Iterable[Sample], *, run: str | None = None, head: int | str = "live"
+        self,
+        samples: Iterable[Sample],
+        *,
+        run: str | None = None,
+        head: int | str = "live",
+        step: int | None = None,
+        branch: str | None = None,
     ) -> ScoreResult:
         """Rewards of samples, in their order, all by one head; repeated at will, as it is pure.
 
@@ -154,12 +201,34 @@ class Client(Settings):
             samples: iterated once.
             run: whose head; None: the frozen reward model's own rewards.
             head: a number, `live`, or another alias of the run.
+            step: instead of a head: the one that scores this step of the branch.
+            branch: of the step; None: the run's current one.
 
         Raises:
             NotFound: no such run or head.
             ValueError: hidden states that are no matrix of numbers; nothing is sent then.
         """
-        return self._send(_calls.score(samples, run=run, head=head, wire_dtype=self._wire_dtype))
+        return self._send(
+            _calls.score(
+                samples, run=run, head=head, step=step, branch=branch, wire_dtype=self._wire_dtype
+            )
+        )
+
+    def score_stream(self, *, run: str | None = None, head: int | str = "live") -> ScoreStream:
+        """A stream for rollouts as they finish: see `ScoreStream`. Over gRPC only.
+
+        Its head is resolved once, when it opens; an align meanwhile changes nothing in it.
+
+        Args:
+            run: whose head; None: the frozen reward model's own rewards.
+            head: a number, `live`, or another alias of the run.
+
+        Raises:
+            ValueError: the client speaks HTTP: use a grpc:// URL, or `score` sample by sample.
+            NotFound: when it opens: no such run or head.
+        """
+        call = _calls.score((), run=run, head=head, wire_dtype=self._wire_dtype)
+        return self._transport.score_stream(call, self._opening(self._sleep))
 
     def align(
         self,

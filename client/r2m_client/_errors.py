@@ -5,6 +5,7 @@
     ├── DeadlineError (TimeoutError)        the call's time is over
     ├── ProtocolError                       an answer that is not this interface's (a proxy's page)
     ├── SamplesFailed                       raised by ScoreResult.raise_for_errors()
+    ├── StreamFailed                        a score stream broke; lists what has no answer
     └── ServerError                         the server's own words: code, message, field, ...
         ├── InvalidRequest (ValueError)
         ├── SampleProblem (ValueError)      one sample's text or hidden states
@@ -33,7 +34,9 @@ from typing import TYPE_CHECKING
 from r2m.errors import TABLE, Code
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from r2m_client._samples import Sample
 
 # Exceptions cross process borders (Ray, multiprocessing), and unpickling calls the class with
 # `args` alone: so every argument but the message has a default, and the rest travels in __dict__.
@@ -180,6 +183,18 @@ class SamplesFailed(R2MError):
     def __init__(self, message: str = "", *, errors: Mapping[str, ServerError] | None = None):
         super().__init__(message)
         self.errors: dict[str, ServerError] = dict(errors or {})
+
+
+class StreamFailed(R2MError):
+    """A score stream is over before all its samples are answered; `__cause__` says why.
+
+    Attributes:
+        pending: the samples without an answer: score is pure, so send them again on a new stream.
+    """
+
+    def __init__(self, message: str = "", *, pending: Sequence[Sample] = ()) -> None:
+        super().__init__(message)
+        self.pending: tuple[Sample, ...] = tuple(pending)
 
 
 CLASSES: dict[Code, type[ServerError]] = {

@@ -7,22 +7,27 @@ from typing import TYPE_CHECKING, Any, cast
 import grpc
 import grpc.aio
 
+from r2m_client._async_score_stream import AsyncScoreStream
 from r2m_client._errors import ProtocolError
+from r2m_client._grpc_streams import AioDuplex, BlockingAnswers, Peer
 from r2m_client._grpc_wire import (
     AlignUpload,
     Download,
     Failed,
+    ScoreStreamWire,
     Unary,
     grpc_failure,
     grpc_request,
 )
+from r2m_client._score_stream import ScoreStream
 from r2m_client._transport import user_agent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from r2m_client._calls import Call
-    from r2m_client._transport import Address, Headers, Traffic
+    from r2m_client._results import ScoreResult
+    from r2m_client._transport import Address, Headers, Opening, Traffic
 
 
 def _options() -> list[tuple[str, Any]]:
@@ -77,6 +82,21 @@ class GrpcTransport:
         """Serialize; see `Transport.prepare`."""
         request = grpc_request(call)
         return lambda timeout: self._send(request, timeout)
+
+    def score_stream(
+        self, call: Call[ScoreResult], opening: Opening[Callable[[float], None]]
+    ) -> ScoreStream:
+        """See `Transport.score_stream`."""
+        wire = ScoreStreamWire(call, opening.wire_dtype)
+
+        peer = Peer(self._where, self._metadata, self._traffic)
+        return ScoreStream(
+            wire,
+            lambda messages: BlockingAnswers(self._channel, wire.path, messages, peer),
+            timeout=opening.timeout,
+            attempts=opening.attempts,
+            sleep=opening.sleep,
+        )
 
     def close(self) -> None:
         """Close the channel."""
@@ -145,6 +165,20 @@ class AsyncGrpcTransport:
         """Serialize; see `Transport.prepare`."""
         request = grpc_request(call)
         return lambda timeout: self._send(request, timeout)
+
+    def score_stream(
+        self, call: Call[ScoreResult], opening: Opening[Callable[[float], Awaitable[None]]]
+    ) -> AsyncScoreStream:
+        """See `AsyncTransport.score_stream`."""
+        wire = ScoreStreamWire(call, opening.wire_dtype)
+        peer = Peer(self._where, self._metadata, self._traffic)
+        return AsyncScoreStream(
+            wire,
+            lambda: AioDuplex(self._channel, wire.path, peer),
+            timeout=opening.timeout,
+            attempts=opening.attempts,
+            sleep=opening.sleep,
+        )
 
     async def close(self) -> None:
         """Close the channel."""

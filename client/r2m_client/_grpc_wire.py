@@ -7,7 +7,8 @@ would become base64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -19,9 +20,13 @@ from google.rpc import error_details_pb2, status_pb2
 from r2m.errors import Code
 from r2m.v1 import r2m_pb2 as pb
 from r2m_client._errors import ConnectError, DeadlineError, ProtocolError, R2MError, server_error
+from r2m_client._reading import finite, read
+from r2m_client._results import Score, ScoreResult
+from r2m_client._samples import SampleWriter
 
 if TYPE_CHECKING:
     from r2m_client._calls import Call
+    from r2m_client._samples import Sample, Tensor, WireDtype
 
 M = TypeVar("M", bound=Message)
 
@@ -79,9 +84,7 @@ class AlignUpload:
         """The messages to send: made one by one from the caller's arrays, the same every time."""
         yield self._first
         for tensor in self._call.tensors:
-            view = memoryview(tensor.value.data)
-            for start in range(0, len(view), CHUNK_BYTES):
-                chunk = pb.Chunk(id=tensor.name, data=bytes(view[start : start + CHUNK_BYTES]))
+            for chunk in _chunks(tensor):
                 yield pb.AlignStreamRequest(chunk=chunk).SerializeToString()
 
     def read(self, payload: bytes) -> object | None:
@@ -99,6 +102,56 @@ class AlignUpload:
         return None  # progress, or a newer server's message
 
 
+class ScoreStreamWire:
+    """ScoreStream's messages.
+
+    Args:
+        call: a score without samples: run and head.
+        wire_dtype: what float32 and wider hidden states are sent as.
+    """
+
+    path = f"{SERVICE}ScoreStream"
+
+    def __init__(self, call: Call[ScoreResult], wire_dtype: WireDtype) -> None:
+        request = pb.ScoreRequest()
+        _fill(request, {**call.names, **(call.body or {})})
+        self.opening = pb.ScoreStreamRequest(open=request).SerializeToString()
+        self._wire_dtype: WireDtype = wire_dtype
+
+    def sample(self, sample: Sample) -> Iterator[bytes]:
+        """Its announcement, then its hidden states in chunks, made one by one.
+
+        Raises:
+            ValueError: it cannot be serialized; raised here, not while iterating.
+        """
+        writer = SampleWriter(self._wire_dtype)
+        message = pb.Sample()
+        _fill(message, writer.samples([sample])[0])
+        first = pb.ScoreStreamRequest(sample=message).SerializeToString()
+        return itertools.chain(
+            (first,),
+            (
+                pb.ScoreStreamRequest(chunk=chunk).SerializeToString()
+                for tensor in writer.tensors
+                for chunk in _chunks(tensor)
+            ),
+        )
+
+    def read(self, payload: bytes) -> ScoreResult | Score | None:
+        """The head, an answer, or None for a newer server's message.
+
+        Raises:
+            ProtocolError: no message of this interface, or a reward that is no number.
+        """
+        message = parsed(pb.ScoreStreamResponse, payload)
+        part = message.WhichOneof("part")
+        if part == "opened":
+            return read(ScoreResult, to_json(message.opened))
+        if part == "score":
+            return finite(read(Score, to_json(message.score)))
+        return None
+
+
 def grpc_request(call: Call[Any]) -> Unary | Download | AlignUpload:
     """Serialize a call.
 
@@ -107,10 +160,7 @@ def grpc_request(call: Call[Any]) -> Unary | Download | AlignUpload:
     """
     method = _SERVICE.methods_by_name[call.rpc]
     message = cast("Message", getattr(pb, method.input_type.name)())
-    try:
-        json_format.ParseDict({**call.names, **(call.body or {})}, message)
-    except json_format.ParseError as error:
-        raise ValueError(str(error)) from None
+    _fill(message, {**call.names, **(call.body or {})})
     if isinstance(message, pb.AlignRequest) and (
         call.progress is not None or call.tensor_bytes > STREAM_ABOVE
     ):
@@ -122,11 +172,27 @@ def grpc_request(call: Call[Any]) -> Unary | Download | AlignUpload:
     return Unary(SERVICE + call.rpc, payload, getattr(pb, method.output_type.name))
 
 
+def _fill(message: Message, body: Mapping[str, object]) -> None:
+    try:
+        json_format.ParseDict(dict(body), message)
+    except json_format.ParseError as error:
+        raise ValueError(str(error)) from None
+
+
+def _chunks(tensor: Tensor) -> Iterator[pb.Chunk]:
+    # Slices of a view: only the message at hand is a copy of the caller's array.
+    view = memoryview(tensor.value.data)
+    for start in range(0, len(view), CHUNK_BYTES):
+        yield pb.Chunk(id=tensor.name, data=bytes(view[start : start + CHUNK_BYTES]))
+
+
 def _attach(call: Call[Any], message: Message) -> None:
     if not call.tensors:
         return
     if isinstance(message, pb.AlignRequest):
         samples = [sample for group in message.groups for sample in group.samples]
+    elif isinstance(message, pb.EvaluateRequest):
+        samples = [one for pair in message.pairs for one in (pair.chosen, pair.rejected)]
     else:
         samples = list(cast("pb.ScoreRequest", message).samples)
     for tensor in call.tensors:

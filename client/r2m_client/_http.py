@@ -12,13 +12,13 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import httpx
 
 from r2m_client._errors import ConnectError, DeadlineError, ProtocolError, R2MError, server_error
 from r2m_client._safetensors import CONTENT_TYPE, json_bytes, safetensors_pieces
-from r2m_client._transport import user_agent
+from r2m_client._transport import no_stream, user_agent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -171,6 +171,10 @@ class HttpTransport:
         request = http_request(call)
         return lambda timeout: self._send(request, timeout)
 
+    def score_stream(self, call: object, opening: object) -> NoReturn:
+        """See `Transport.score_stream`."""
+        raise no_stream(self._where)
+
     def close(self) -> None:
         """Close all connections."""
         self._http.close()
@@ -224,6 +228,10 @@ class AsyncHttpTransport:
         """Serialize; see `Transport.prepare`."""
         request = http_request(call)
         return lambda timeout: self._send(request, timeout)
+
+    def score_stream(self, call: object, opening: object) -> NoReturn:
+        """See `Transport.score_stream`."""
+        raise no_stream(self._where)
 
     async def close(self) -> None:
         """Close all connections."""

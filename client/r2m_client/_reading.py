@@ -8,6 +8,7 @@ believed.
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -18,6 +19,8 @@ from r2m_client._errors import ProtocolError, ServerError, server_error
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+    from r2m_client._results import Score
 
 T = TypeVar("T", bound="DataclassInstance")
 Convert = Callable[[object], Any]
@@ -42,6 +45,18 @@ def read_list(kind: type[T], data: object, key: str) -> list[T]:
     if not isinstance(items, list):
         raise ProtocolError(f"{key} in the answer is not a list")
     return [read(kind, item) for item in cast("list[object]", items)]
+
+
+def finite(score: Score) -> Score:
+    """The same score: a NaN would go through a trainer unnoticed.
+
+    Raises:
+        ProtocolError: a reward that is no number.
+    """
+    for value in (score.reward, score.vanilla_reward):
+        if value is not None and not math.isfinite(value):
+            raise ProtocolError(f"the answer's reward of sample {score.id!r} is {value}")
+    return score
 
 
 def _read(kind: type[T], data: object, where: str) -> T:

@@ -20,12 +20,20 @@ class Score:
         reward: by the run's head; None with an error.
         vanilla_reward: the frozen reward model's own.
         error: why there is no reward (an instance, not raised), or None.
+        tokens: of the text as the reward model read it.
+        states: hidden states received.
+        truncated: tokens cut off, where the run cuts.
+        finish_reason: as it was sent.
     """
 
     id: str
     reward: float | None = None
     vanilla_reward: float | None = None
     error: ServerError | None = None
+    tokens: int | None = None
+    states: int | None = None
+    truncated: int | None = None
+    finish_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +170,68 @@ class BranchInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class UsageInfo:
+    """What a run has used of one server process, since it started (RFC 3339, UTC)."""
+
+    since: str
+    samples: int = 0
+    failed: int = 0
+    tokens: int = 0
+    feedback_bytes: int = 0
+    device_seconds: float = 0.0
+    aligns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An entry of a run's audit trail.
+
+    Attributes:
+        at: RFC 3339, UTC.
+        what: created, updated, archived, alias or rollback.
+        detail: what changed; of an update, by key: [before, after].
+    """
+
+    at: str
+    what: str
+    detail: dict[str, Any] = field(default_factory=dict[str, Any])
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How often a head prefers the chosen sample.
+
+    Attributes:
+        head: None: the frozen reward model.
+        accuracy: ties count half; low and high: its 95 % Wilson interval.
+        better, worse: pairs right where the first head is wrong, and the other way round;
+            p_value: exact two-sided sign test on those. None for the first head.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    correct: int
+    ties: int
+    head: int | None = None
+    better: int | None = None
+    worse: int | None = None
+    p_value: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Accuracies on the pairs that could be judged: the same pairs for every head."""
+
+    run: str
+    pairs: int
+    vanilla: Accuracy
+    heads: tuple[Accuracy, ...] = ()
+    errors: tuple[SampleError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RunInfo:
     """A run as it stands.
 
@@ -169,6 +239,8 @@ class RunInfo:
         method: all settings, resolved; whole numbers are ints.
         branch: the current one; step, next_step and head are its own.
         created_at: RFC 3339, UTC.
+        truncation: none (too long is an error), left or right.
+        usage, live: where one run is asked for: counters, and the live head's numbers.
     """
 
     run: str
@@ -184,6 +256,9 @@ class RunInfo:
     method: dict[str, Any] = field(default_factory=dict[str, Any])
     aliases: dict[str, int] = field(default_factory=dict[str, int])
     branches: tuple[BranchInfo, ...] = ()
+    truncation: str = "none"
+    usage: UsageInfo | None = None
+    live: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True)

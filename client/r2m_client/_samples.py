@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import KW_ONLY, dataclass, field
+from operator import index
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from r2m.tensors import TensorValue
 
@@ -17,7 +19,7 @@ Convention = Literal["post_norm", "pre_norm"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
-    """One response to one prompt.
+    """One response: prompt and response, or a whole conversation, or token ids.
 
     Attributes:
         id: names the sample within the call.
@@ -34,11 +36,17 @@ class Sample:
         last_token: whether the last token's state is among them; None: not stated.
         tokens: tokens of prompt + response under the policy's tokenizer; None: not stated. The
             server compares it with S.
+        messages: instead of prompt and response: turns as the reward model's chat template takes
+            them ({"role", "content", "name", "tool_call_id", "tool_calls"}); the last one, the
+            assistant's, is judged.
+        tools: function schemas for the chat template.
+        token_ids: instead of a text: ids of the reward model's own tokenizer.
+        finish_reason: why generation ended; comes back with the reward.
     """
 
     id: str
-    prompt: str
-    response: str
+    prompt: str | None = None
+    response: str | None = None
     hidden_states: Any = field(default=None, repr=False)
     format: Literal["chat", "raw"] = "chat"
     group: str = ""
@@ -46,6 +54,19 @@ class Sample:
     hidden_state: Convention | None = None
     last_token: bool | None = None
     tokens: int | None = None
+    messages: Sequence[Mapping[str, Any]] | None = None
+    tools: Sequence[Mapping[str, Any]] | None = None
+    token_ids: Sequence[int] | None = None
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """A preference, for evaluate: the chosen sample should have the higher reward."""
+
+    id: str
+    chosen: Sample
+    rejected: Sample
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,20 +133,39 @@ class SampleWriter:
             written.append(body)
         return written
 
+    def pairs(self, pairs: Iterable[Pair]) -> list[dict[str, object]]:
+        """The JSON of preference pairs; `pairs` is iterated once.
+
+        Raises:
+            ValueError: hidden states that are no matrix of numbers.
+        """
+        return [
+            {
+                "id": pair.id,
+                "chosen": self._sample(pair.chosen),
+                "rejected": self._sample(pair.rejected),
+            }
+            for pair in pairs
+        ]
+
     def _sample(self, sample: Sample) -> dict[str, object]:
         for name in ("prompt", "response"):
             try:
-                getattr(sample, name).encode()
+                (getattr(sample, name) or "").encode()
             except UnicodeEncodeError as error:  # lone surrogates: neither encoding can carry them
                 raise ValueError(
                     f"{name} of sample {sample.id!r} is no valid text: {error}"
                 ) from None
-        body: dict[str, object] = {
-            "id": sample.id,
-            "prompt": sample.prompt,
-            "response": sample.response,
-            "format": sample.format,
-        }
+        body: dict[str, object] = {"id": sample.id, "format": sample.format}
+        for name in ("prompt", "response", "finish_reason"):
+            if getattr(sample, name) is not None:
+                body[name] = getattr(sample, name)
+        if sample.messages is not None:
+            body["messages"] = [_message(one) for one in sample.messages]
+        if sample.tools is not None:
+            body["tools"] = json.dumps(list(sample.tools))
+        if sample.token_ids is not None:
+            body["token_ids"] = [index(one) for one in sample.token_ids]
         if sample.group:
             body["group"] = sample.group
         if sample.hidden_states is not None:
@@ -139,6 +179,15 @@ class SampleWriter:
             body["feedback"] = feedback
         self._written += 1
         return body
+
+
+def _message(turn: Mapping[str, Any]) -> dict[str, Any]:
+    """A turn as the interface has it: nested values as JSON text, the same on both transports."""
+    message = {key: value for key, value in turn.items() if value is not None}
+    calls = message.get("tool_calls")
+    if calls is not None and not isinstance(calls, str):
+        message["tool_calls"] = json.dumps(calls)
+    return message
 
 
 def wire_value(sample: Sample, wire_dtype: WireDtype) -> TensorValue:

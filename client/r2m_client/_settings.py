@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from r2m_client._retry import Attempts, Retry
 from r2m_client._samples import WIRE_DTYPES, WireDtype
-from r2m_client._transport import Traffic
+from r2m_client._transport import Opening, Sleep, Traffic
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -37,6 +37,12 @@ class Settings:
     def bytes_received(self) -> int:
         """Payload bytes of all answers so far."""
         return self._traffic.received
+
+    def _opening(self, sleep: Sleep) -> Opening[Sleep]:
+        """What a stream needs to open."""
+        return Opening(
+            self._wire_dtype, self._timeout, lambda: self._attempts(repeatable=True), sleep
+        )
 
     def _attempts(self, *, repeatable: bool) -> Attempts:
         return Attempts(self._retry, self._timeout, repeatable=repeatable)

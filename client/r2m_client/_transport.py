@@ -10,13 +10,36 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
+    from r2m_client._async_score_stream import AsyncScoreStream
     from r2m_client._calls import Call
+    from r2m_client._results import ScoreResult
+    from r2m_client._retry import Attempts
+    from r2m_client._samples import WireDtype
+    from r2m_client._score_stream import ScoreStream
 
 Headers = Mapping[str, str]
+Sleep = TypeVar("Sleep")
+
+
+@dataclass(frozen=True, slots=True)
+class Opening(Generic[Sleep]):
+    """What a client lends to a stream: its settings, and how it repeats.
+
+    Attributes:
+        wire_dtype: what float32 and wider hidden states are sent as.
+        timeout: seconds for the opening, and of silence later.
+        attempts: those of one opening.
+        sleep: between them.
+    """
+
+    wire_dtype: WireDtype
+    timeout: float
+    attempts: Callable[[], Attempts]
+    sleep: Sleep
 
 
 class Transport(Protocol):
@@ -34,6 +57,12 @@ class Transport(Protocol):
         """
         ...
 
+    def score_stream(
+        self, call: Call[ScoreResult], opening: Opening[Callable[[float], None]]
+    ) -> ScoreStream:
+        """A stream that answers as the call would; ValueError where there is none."""
+        ...
+
     def close(self) -> None:
         """Give back connections."""
         ...
@@ -44,6 +73,12 @@ class AsyncTransport(Protocol):
 
     def prepare(self, call: Call[Any]) -> Callable[[float], Awaitable[object]]:
         """As `Transport.prepare`; the function is awaited."""
+        ...
+
+    def score_stream(
+        self, call: Call[ScoreResult], opening: Opening[Callable[[float], Awaitable[None]]]
+    ) -> AsyncScoreStream:
+        """As `Transport.score_stream`."""
         ...
 
     async def close(self) -> None:
@@ -159,6 +194,14 @@ def open_async_transport(url: str, headers: Headers, traffic: Traffic) -> AsyncT
     from r2m_client._http import AsyncHttpTransport
 
     return AsyncHttpTransport(address, headers, traffic)
+
+
+def no_stream(where: str) -> ValueError:
+    """Why there is no score stream over HTTP."""
+    return ValueError(
+        f"{where} is an HTTP URL, and score streams need gRPC: give the client the server's "
+        "grpc:// address, or call score with the samples that are ready"
+    )
 
 
 def user_agent() -> str:

@@ -196,6 +196,7 @@ async def _serve(
     grpc_server = build_grpc(
         parts.application,
         max_message_bytes=settings.max_body_bytes,
+        max_stream_samples=settings.stream_samples,
         budget=budget,
         max_calls=MAX_GRPC_CALLS,
         health=health,

@@ -1,9 +1,14 @@
-"""Every setting of a server: flags, environment (`R2M_*`) and help text come from here."""
+"""Every setting of a server: flags, environment, file, help and docs/settings.md come from here.
+
+`sources` puts their values together; `Settings(...)` alone takes arguments and the environment.
+"""
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,32 +21,54 @@ def _address(value: str) -> str:
     return value
 
 
+@dataclass(frozen=True, slots=True)
+class Hide:
+    """Marks a setting of which `r2m config` must not show all.
+
+    Attributes:
+        what: `value`: a secret, shown as "set"; `credentials`: a URL, shown without its user,
+            password and query.
+    """
+
+    what: Literal["value", "credentials"]
+
+
 Address = Annotated[str, AfterValidator(_address)]
 GIB = 1 << 30
+PREFIX = "R2M_"
 
 
 class Settings(BaseSettings):
-    """What `r2m serve` takes. A flag wins over the environment, that over the default."""
+    """What `r2m serve` takes. A flag wins over the environment, that over the file."""
 
-    model_config = SettingsConfigDict(env_prefix="R2M_", extra="forbid", protected_namespaces=())
+    # An empty variable counts as none: compose files and charts pass on what was not given so.
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", protected_namespaces=()
+    )
 
     model: str = Field(
         description="reward model: a folder or hub id of a sequence classifier with one label, "
-        "or of a causal LM (then --head is needed)"
+        "or of a causal LM (then --head is needed)",
+        examples=["./my-reward-model"],
     )
     head: Path | None = Field(
         default=None,
         description="scoring head for a causal LM: safetensors with head.weight [1, hidden size] "
         "and maybe head.bias [1]",
+        examples=["head.safetensors"],
     )
     state: Path = Field(
         default=Path("r2m-state"), description="folder of the embedded registry and the heads"
     )
-    registry: str | None = Field(
-        default=None, description="database URL instead of SQLite in --state"
+    registry: Annotated[str | None, Hide("credentials")] = Field(
+        default=None,
+        description="database URL instead of SQLite in --state",
+        examples=["postgresql://r2m@db.example/r2m"],
     )
-    blobs: str | None = Field(
-        default=None, description="fsspec URL for the heads' files instead of a folder in --state"
+    blobs: Annotated[str | None, Hide("credentials")] = Field(
+        default=None,
+        description="fsspec URL for the heads' files instead of a folder in --state",
+        examples=["s3://my-bucket/r2m"],
     )
     http: Address = Field(default="127.0.0.1:8080", description="HTTP address")
     grpc: Address = Field(default="127.0.0.1:50051", description="gRPC address")
@@ -50,7 +77,10 @@ class Settings(BaseSettings):
         default="auto", description="of the backbone; auto: bfloat16 on a GPU, float32 on a CPU"
     )
     max_length: int | None = Field(
-        default=None, ge=1, description="tokens a text may have; default: what the model states"
+        default=None,
+        ge=1,
+        description="tokens a text may have; default: what the model states",
+        examples=[4096],
     )
     trust_remote_code: bool = Field(
         default=False, description="run Python code that comes with the model"
@@ -61,7 +91,10 @@ class Settings(BaseSettings):
         "batch; slower",
     )
     threads: int | None = Field(
-        default=None, ge=1, description="compute threads on a CPU; default: all, 1 if deterministic"
+        default=None,
+        ge=1,
+        description="compute threads on a CPU; default: all, 1 if deterministic",
+        examples=[8],
     )
     token_budget: int = Field(default=16384, ge=1, description="padded tokens of one forward pass")
     batch_items: int = Field(default=256, ge=1, description="samples of one batch")
@@ -78,6 +111,9 @@ class Settings(BaseSettings):
     inflight_bytes: int = Field(
         default=4 * GIB, ge=1024, description="bytes of all requests in memory at once"
     )
+    stream_samples: int = Field(
+        default=1024, ge=1, description="samples in flight of one ScoreStream"
+    )
     drain_seconds: float = Field(
         default=20.0, ge=0, description="seconds that work at hand gets at shutdown"
     )
@@ -91,3 +127,24 @@ class Settings(BaseSettings):
     def blobs_url(self) -> str:
         """Where the heads' files lie."""
         return self.blobs or str(self.state / "blobs")
+
+
+def hidden(name: str) -> Literal["value", "credentials"] | None:
+    """What of a setting must not be shown, by its mark."""
+    marks = [mark for mark in Settings.model_fields[name].metadata if isinstance(mark, Hide)]
+    return marks[0].what if marks else None
+
+
+def shown(name: str, value: Any) -> Any:
+    """A setting's value as it may be shown: plain, without credentials, or as "set"."""
+    what = hidden(name)
+    if what is None or value is None:
+        return value
+    return "set" if what == "value" else without_credentials(str(value))
+
+
+def without_credentials(url: str) -> str:
+    """A URL without user, password and query; anything else as it is."""
+    # To the last @: a password may hold one, and showing too little is the safe way to be wrong.
+    bare = re.sub(r"://.*@", "://***@", url)
+    return re.sub(r"(://[^?]*)\?.*", r"\1?***", bare)

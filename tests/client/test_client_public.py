@@ -12,17 +12,21 @@ from r2m_client import AsyncClient, Client
 from r2m_client._transport import parse_url
 
 PUBLIC = [
+    "Accuracy",
     "AliasInfo",
     "AliasMoved",
     "AlignConflict",
     "AlignResult",
     "AsyncClient",
+    "AsyncScoreStream",
     "BranchInfo",
+    "Change",
     "Client",
     "Conflict",
     "ConnectError",
     "DeadlineError",
     "Drift",
+    "Evaluation",
     "Group",
     "GroupCounts",
     "HeadInfo",
@@ -30,6 +34,7 @@ PUBLIC = [
     "Loss",
     "NotFound",
     "Overloaded",
+    "Pair",
     "PolicyInfo",
     "ProtocolError",
     "R2MError",
@@ -42,12 +47,15 @@ PUBLIC = [
     "SamplesFailed",
     "Score",
     "ScoreResult",
+    "ScoreStream",
     "ServerDeadline",
     "ServerError",
     "ServerInfo",
     "StepConflict",
     "StepOutOfOrder",
+    "StreamFailed",
     "Unavailable",
+    "UsageInfo",
 ]
 
 
@@ -71,6 +79,9 @@ def methods(kind):
 
 def test_both_clients_have_the_same_methods():
     ours, theirs = methods(Client), methods(AsyncClient)
+    # A stream is made at once by both, and opened by `with` or `async with`.
+    streams = ours.pop("score_stream"), theirs.pop("score_stream")
+    assert streams[0].parameters == streams[1].parameters
     assert ours == theirs
     assert inspect.signature(Client) == inspect.signature(AsyncClient)
     for name in theirs:

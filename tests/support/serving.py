@@ -26,11 +26,12 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(model, state, *, backbone=None, **changes):
+def running(model, state, *, backbone=None, over_grpc=None, **changes):
     """Serve a model on loopback until the block ends.
 
     Args:
         backbone: a loaded one, shared between servers: loading takes most of a start.
+        over_grpc: more for build_grpc: a budget, idle_seconds, ...
     """
     settings = Settings(
         **{"model": str(model), "state": state, "max_body_bytes": 8 * MIB, **changes}
@@ -49,7 +50,9 @@ def running(model, state, *, backbone=None, **changes):
             )
         )
         http.capture_signals = contextlib.nullcontext
-        grpc_server = build_grpc(parts.application, max_message_bytes=settings.max_body_bytes)
+        grpc_server = build_grpc(
+            parts.application, max_message_bytes=settings.max_body_bytes, **over_grpc or {}
+        )
         ports["grpc"] = grpc_server.add_insecure_port("127.0.0.1:0")
         await grpc_server.start()
         serving = asyncio.create_task(http.serve())

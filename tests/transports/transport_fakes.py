@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import struct
+import zlib
 from typing import Any
 
 from r2m_service.application import contract
@@ -50,6 +52,30 @@ def head_out(run: str, head: str) -> contract.HeadOut:
     )
 
 
+class FakeScoring:
+    """Rewards that tell the bytes that came: their sum, and their number."""
+
+    def __init__(self, application: FakeApplication, opened: contract.ScoreAnswer) -> None:
+        self._application = application
+        self.opened = opened
+
+    async def score(self, sample: contract.SampleIn) -> contract.ScoreOut:
+        app = self._application
+        app.scoring += 1
+        app.most_scoring = max(app.most_scoring, app.scoring)
+        try:
+            app._call("score_one", sample)
+            await app._pause("score_one", app.score_seconds)
+            await app.gate.wait()
+        finally:
+            app.scoring -= 1
+        data = bytes(sample.feedback.data) if sample.feedback else b""
+        if sample.feedback and len(data) != 2 * math.prod(sample.feedback.shape):
+            error = contract.ErrorOut(code="feedback_size", message="size", retryable=False)
+            return contract.ScoreOut(id=sample.id, error=error)
+        return contract.ScoreOut(id=sample.id, reward=zlib.crc32(data), vanilla_reward=len(data))
+
+
 class FakeApplication:
     """Remembers its calls; raises `error` where one is set."""
 
@@ -61,6 +87,9 @@ class FakeApplication:
         self.score_seconds = 0.0
         self.cancelled: list[str] = []
         self.begun = asyncio.Event()
+        self.gate = asyncio.Event()  # of FakeScoring
+        self.gate.set()
+        self.scoring = self.most_scoring = 0
 
     def _call(self, *call: Any) -> None:
         self.calls.append(call)
@@ -87,6 +116,15 @@ class FakeApplication:
         return contract.ScoreAnswer(
             run=run, head=0, branch="main", omega=0.6, fingerprint="f" * 64, scores=scores
         )
+
+    async def open_scoring(self, run: Any, request: Any) -> FakeScoring:
+        self.require_ready()
+        self._call("open_scoring", run, request)
+        opened = contract.ScoreAnswer(fingerprint="f" * 64, scores=[])
+        if run is not None:
+            update = {"run": run, "head": 3, "branch": "main", "omega": 0.6}
+            opened = opened.model_copy(update=update)
+        return FakeScoring(self, opened)
 
     async def align(self, run: str, request: Any, progress: Any = None) -> contract.AlignAnswer:
         self._call("align", run, request)

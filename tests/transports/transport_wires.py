@@ -83,6 +83,7 @@ class Wires:
         self.application = application
         self.http = http
         self.channel = channel
+        self.address = ""
         self.stub: Any = r2m_pb2_grpc.RewardModelServiceStub(channel)
 
     async def over_http(self, method: str, path: str, **given: Any) -> Failure | Any:
@@ -135,6 +136,7 @@ async def serving(application: Any = None, **settings: Any):
         application,
         max_message_bytes=settings.get("max_bytes", 4 << 20),
         max_stream_bytes=settings.get("max_stream_bytes"),
+        max_stream_samples=settings.get("max_stream_samples", 1024),
         budget=settings.get("budget"),
         idle_seconds=settings.get("idle_seconds", 5.0),
         health=settings.get("health") or Health(),
@@ -147,6 +149,8 @@ async def serving(application: Any = None, **settings: Any):
             httpx.AsyncClient(transport=transport, base_url="http://server") as client,
             grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
         ):
-            yield Wires(application, client, channel)
+            wires = Wires(application, client, channel)
+            wires.address = f"127.0.0.1:{port}"
+            yield wires
     finally:
         await server.stop(None)

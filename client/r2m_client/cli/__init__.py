@@ -19,7 +19,11 @@ GROUP = "r2m.commands"
 NEEDS_SERVICE = (
     "needs the service: pip install 'r2m-serve[service]', in a clone pip install '.[service]'"
 )
-KNOWN = {"serve": "Serve a reward model over HTTP and gRPC."}
+KNOWN = {
+    "config": "Show every setting of the server, and where its value came from.",
+    "doctor": "Check what would stop `r2m serve`, and how to mend it.",
+    "serve": "Serve a reward model over HTTP and gRPC.",
+}
 """Short help of commands of ours that are not loaded to be listed."""
 
 

@@ -26,6 +26,7 @@ from r2m_service.application.lookup import find_run
 from r2m_service.application.ports import Blobs, Engine, Registry
 from r2m_service.application.runs import Runs
 from r2m_service.application.score import score_run, score_vanilla
+from r2m_service.application.stream import ScoringSession, open_scoring
 from r2m_service.application.usage import Usage
 
 HEAVY_AT_ONCE = 2
@@ -71,6 +72,19 @@ class Application(Runs):
             )
         assert isinstance(request, ScoreRequest), "a run is scored with its own request"
         return await score_run(self._registry, self._blobs, self._engine, self._usage, run, request)
+
+    async def open_scoring(
+        self, run: str | None, request: ScoreRequest | VanillaRequest
+    ) -> ScoringSession:
+        """A session that scores samples one by one, all by the head that `request` names now.
+
+        Raises:
+            Problem: as `open_scoring`, and not_ready.
+        """
+        self.require_ready()
+        return await open_scoring(
+            self._registry, self._blobs, self._engine, self._usage, run, request
+        )
 
     async def align(
         self, run: str, request: AlignRequest, progress: Progress | None = None

@@ -33,20 +33,33 @@ async def score_run(
         Problem: unknown_run, unknown_head, unknown_alias, unknown_branch, step_out_of_order,
             run_archived, backbone_mismatch, duplicate_id, head_damaged.
     """
+    run, source, opened = await resolved(registry, blobs, engine, name, request)
+    scores = await score_samples(engine, usage, run, source, request.samples)
+    return opened.model_copy(update={"scores": scores})
+
+
+async def resolved(
+    registry: Registry, blobs: Blobs, engine: Engine, name: str, request: ScoreRequest
+) -> tuple[Run, HeadSource, ScoreAnswer]:
+    """The run and the version that a request means, and the answer so far; asked once a call.
+
+    Raises:
+        Problem: as `score_run`, all but those of samples.
+    """
     state = await find_run(registry, name)
     state.run.require_open(engine.info.fingerprint)
     head, branch = await scoring_head(
         registry, state, head=request.head, step=request.step, branch=request.branch
     )
-    source = head_source(blobs, state.run, head)
-    return ScoreAnswer(
+    opened = ScoreAnswer(
         run=name,
         head=head.number,
         branch=branch,
         omega=head.omega,
         fingerprint=engine.info.fingerprint,
-        scores=await score_samples(engine, usage, state.run, source, request.samples),
+        scores=[],
     )
+    return state.run, head_source(blobs, state.run, head), opened
 
 
 async def score_vanilla(engine: Engine, usage: Usage, request: VanillaRequest) -> ScoreAnswer:

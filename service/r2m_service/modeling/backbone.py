@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
@@ -175,12 +176,8 @@ def load_backbone(
     Raises:
         ModelRefusedError: another kind of model, a missing or unfit head, no such folder.
     """
-    where = torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    )
-    kind = ("bfloat16" if where.type == "cuda" else "float32") if dtype == "auto" else dtype
-    if kind not in DTYPES:
-        raise ModelRefusedError(f"dtype {kind!r} is not one of auto, {', '.join(DTYPES)}")
+    where = pick_device(device)
+    kind = pick_dtype(dtype, where)
     if Path(model).is_absolute() and not Path(model).is_dir():
         raise ModelRefusedError(f"there is no folder {model}")
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -194,7 +191,8 @@ def load_backbone(
         if getattr(config, "model_type", "") in NEEDS_EAGER:
             loaded["attn_implementation"] = "eager"
         base, weight_R, bias = _load(model, config, head_file, loaded)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        # The last two: weights that are cut short, of other shapes, or too large for the memory.
         if isinstance(error, ModelRefusedError):
             raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -214,9 +212,42 @@ def load_backbone(
     )
 
 
-def _load(
-    model: str, config: Any, head_file: Path | None, loaded: dict[str, Any]
-) -> tuple[nn.Module, Tensor, Tensor | None]:
+def pick_device(device: str) -> torch.device:
+    """The device by name; `auto` takes a GPU where there is one.
+
+    Raises:
+        ModelRefusedError: a name that is none, or a device that this machine or build lacks.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        where = torch.device(device)
+        # What a build without CUDA says comes with the first tensor, and as another error.
+        torch.zeros(1, device=where).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ModelRefusedError(f"device {device!r} cannot be used: {first}") from None
+    return where
+
+
+def pick_dtype(dtype: str, where: torch.device) -> str:
+    """The dtype by name; `auto` is bfloat16 on a GPU, float32 on a CPU.
+
+    Raises:
+        ModelRefusedError: a name that is none.
+    """
+    kind = ("bfloat16" if where.type == "cuda" else "float32") if dtype == "auto" else dtype
+    if kind not in DTYPES:
+        raise ModelRefusedError(f"dtype {kind!r} is not one of auto, {', '.join(DTYPES)}")
+    return kind
+
+
+def brings_head(model: str, config: Any, head_file: Path | None) -> bool:
+    """Whether a model has its own scoring head (or needs the file), by its configuration alone.
+
+    Raises:
+        ModelRefusedError: a kind that is not served, or one that the head file does not go with.
+    """
     architectures: list[str] = list(getattr(config, "architectures", None) or [])
     named = ", ".join(architectures) or type(config).__name__
     if getattr(config, "is_encoder_decoder", False):
@@ -230,29 +261,39 @@ def _load(
             raise ModelRefusedError(
                 f"{model!r} ({named}) has {config.num_labels} labels; a reward model has one"
             )
-        whole, info = AutoModelForSequenceClassification.from_pretrained(model, **loaded)
-        _refuse_missing(model, info)
-        score = getattr(whole, "score", None)
-        if not isinstance(score, nn.Linear):
-            raise ModelRefusedError(
-                f"{model!r} ({named}) has no linear `score` on a causal backbone; decoder reward "
-                "models such as LlamaForSequenceClassification do"
-            )
-        bias: Tensor | None = score.bias
-        return whole.base_model, score.weight[0], bias
+        return True
     if any(name.endswith("ForCausalLM") for name in architectures):
         if head_file is None:
             raise ModelRefusedError(
                 f"{model!r} is a causal LM ({named}) without a scoring head: give one with --head"
             )
-        base, info = AutoModel.from_pretrained(model, **loaded)
-        _refuse_missing(model, info)
-        weight_R, bias = _read_head(head_file, int(config.hidden_size))
-        return base, weight_R, bias
+        return False
     raise ModelRefusedError(
         f"{model!r} is of kind {named}; a …ForSequenceClassification with one label, or a "
         "…ForCausalLM with a head file, is needed"
     )
+
+
+def _load(
+    model: str, config: Any, head_file: Path | None, loaded: dict[str, Any]
+) -> tuple[nn.Module, Tensor, Tensor | None]:
+    if brings_head(model, config, head_file):
+        whole, info = AutoModelForSequenceClassification.from_pretrained(model, **loaded)
+        _refuse_missing(model, info)
+        score = getattr(whole, "score", None)
+        if not isinstance(score, nn.Linear):
+            raise ModelRefusedError(
+                f"{model!r} ({type(whole).__name__}) has no linear `score` on a causal backbone; "
+                "decoder reward models such as LlamaForSequenceClassification do"
+            )
+        bias: Tensor | None = score.bias
+        return whole.base_model, score.weight[0], bias
+    assert head_file is not None
+    # Before the weights: a head that does not fit is found at once.
+    weight_R, bias = _read_head(head_file, int(config.hidden_size))
+    base, info = AutoModel.from_pretrained(model, **loaded)
+    _refuse_missing(model, info)
+    return base, weight_R, bias
 
 
 def _refuse_missing(model: str, info: Any) -> None:

@@ -19,7 +19,9 @@ from r2m_service.application.contract import (
     RollbackRequest,
     RunList,
     RunOut,
+    SampleIn,
     ScoreAnswer,
+    ScoreOut,
     ScoreRequest,
     ServerOut,
     UpdateRunRequest,
@@ -30,11 +32,30 @@ Progress = Callable[[int, int], None]
 """Called in the event loop with (groups done, groups in all)."""
 
 
+class Scoring(Protocol):
+    """Samples one by one, all by one head."""
+
+    @property
+    def opened(self) -> ScoreAnswer:
+        """Which head it is; without scores."""
+        ...
+
+    async def score(self, sample: SampleIn) -> ScoreOut:
+        """A sample's rewards or its error."""
+        ...
+
+
 class Application(Protocol):
     """The use cases, one method for each."""
 
     async def score(self, run: str | None, request: ScoreRequest | VanillaRequest) -> ScoreAnswer:
         """Rewards; without a run, the frozen reward model's own."""
+        ...
+
+    async def open_scoring(
+        self, run: str | None, request: ScoreRequest | VanillaRequest
+    ) -> Scoring:
+        """A session for a stream; the request's samples are not looked at."""
         ...
 
     async def align(

@@ -40,12 +40,21 @@ async def _server(app: Application, body: Body) -> Answer:
 
 
 async def _score(app: Application, body: Body) -> Answer:
+    return await app.score(*score_request(body))
+
+
+def score_request(body: Body) -> tuple[str | None, ScoreRequest | VanillaRequest]:
+    """The run of a ScoreRequest, or None, and the request that goes with it.
+
+    Raises:
+        Problem: invalid_request.
+    """
     run = body.pop("run")
     if run:
-        return await app.score(run, parse(ScoreRequest, body))
+        return run, parse(ScoreRequest, body)
     if not body["head"]:  # vanilla scoring has no head; a named one is refused below
         del body["head"]
-    return await app.score(None, parse(VanillaRequest, body))
+    return None, parse(VanillaRequest, body)
 
 
 async def _align(app: Application, body: Body) -> Answer:

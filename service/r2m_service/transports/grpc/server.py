@@ -15,6 +15,8 @@ from r2m_service.transports.grpc.errors import Context, or_abort
 from r2m_service.transports.grpc.health import SERVICE, Health
 from r2m_service.transports.grpc.messages import decode, to_bytes, to_value
 from r2m_service.transports.grpc.methods import UNARY, Unary
+from r2m_service.transports.grpc.score_stream import ScoreStream
+from r2m_service.transports.grpc.score_uploads import Bounds
 from r2m_service.transports.grpc.streams import AlignStream, head_weights
 from r2m_service.transports.interface import Application
 from r2m_service.transports.limits import ByteBudget
@@ -25,6 +27,7 @@ def build_grpc(
     *,
     max_message_bytes: int,
     max_stream_bytes: int | None = None,
+    max_stream_samples: int = 1024,
     budget: ByteBudget | None = None,
     idle_seconds: float = 60.0,
     max_calls: int | None = None,
@@ -35,7 +38,9 @@ def build_grpc(
     Args:
         application: the use cases.
         max_message_bytes: the largest message taken.
-        max_stream_bytes: the most tensor bytes of one AlignStream; None: as one message.
+        max_stream_bytes: the most tensor bytes of one AlignStream, or of one sample of a
+            ScoreStream; None: as one message.
+        max_stream_samples: samples of one ScoreStream in flight, answers unread included.
         budget: bytes in flight, shared with the other transport; None: no common bound.
         idle_seconds: a stream that pauses longer is given up.
         max_calls: calls at once; gRPC itself refuses more (RESOURCE_EXHAUSTED, without details).
@@ -52,15 +57,23 @@ def build_grpc(
             ("grpc.so_reuseport", 0),
         ],
     )
-    align = AlignStream(
+    max_bytes = max_message_bytes if max_stream_bytes is None else max_stream_bytes
+    align = AlignStream(application, max_bytes=max_bytes, budget=held, idle_seconds=idle_seconds)
+    score = ScoreStream(
         application,
-        max_bytes=max_message_bytes if max_stream_bytes is None else max_stream_bytes,
-        budget=held,
-        idle_seconds=idle_seconds,
+        Bounds(
+            max_bytes=max_bytes,
+            max_samples=max_stream_samples,
+            budget=held,
+            idle_seconds=idle_seconds,
+        ),
     )
 
     async def align_stream(_: Any, context: Context) -> None:
         await or_abort(context, align(context), name="AlignStream")
+
+    async def score_stream(_: Any, context: Context) -> None:
+        await or_abort(context, score(context), name="ScoreStream")
 
     async def get_head_weights(raw: bytes, context: Context) -> None:
         work = head_weights(application, raw, context)
@@ -72,6 +85,7 @@ def build_grpc(
         for name, method in UNARY.items()
     }
     handlers["AlignStream"] = grpc.stream_stream_rpc_method_handler(align_stream)
+    handlers["ScoreStream"] = grpc.stream_stream_rpc_method_handler(score_stream)
     handlers["GetHeadWeights"] = grpc.unary_stream_rpc_method_handler(get_head_weights)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     health_pb2_grpc.add_HealthServicer_to_server(health or Health(), server)

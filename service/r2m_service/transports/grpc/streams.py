@@ -50,7 +50,7 @@ class AlignStream:
             await self._run(context)
         except Problem as problem:
             if problem.code is not Code.DEADLINE_EXCEEDED:
-                await _drain(context)
+                await drain(context)
             raise
 
     async def _run(self, context: Context) -> None:
@@ -119,7 +119,7 @@ class AlignStream:
                 await asyncio.gather(work, return_exceptions=True)
 
 
-async def _drain(context: Context) -> None:
+async def drain(context: Context) -> None:
     """Throw away what a refused client still sends, for a short while.
 
     A call that ends while its client is writing fails at the client's writing side, and several

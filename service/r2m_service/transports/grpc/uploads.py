@@ -1,4 +1,4 @@
-"""AlignStream's tensors: chunks put where they belong, in buffers of the stated sizes."""
+"""Tensors on streams: chunks put where they belong, in buffers of the stated sizes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ from r2m_service.application.parsing import excerpt
 MAX_CHUNK_BYTES = 1 << 20
 
 
-class _Tensor:
-    """One sample's bytes, as far as they came."""
+class Tensor:
+    """One sample's bytes, as far as they came.
+
+    Attributes:
+        size: as dtype and shape state it; None where they state nothing that could be.
+        filled: bytes so far.
+    """
 
     def __init__(self, feedback: FeedbackIn) -> None:
         self.feedback = feedback
@@ -22,6 +27,11 @@ class _Tensor:
         self.buffer: bytearray | None = None
 
     def add(self, name: str, data: bytes) -> None:
+        """Put a chunk behind the ones before it.
+
+        Raises:
+            Problem: invalid_request, where it is more than the stated size.
+        """
         if self.size is None:  # its dtype or shape is this sample's error: the bytes are of no use
             return
         end = self.filled + len(data)
@@ -37,6 +47,7 @@ class _Tensor:
         self.filled = end
 
     def finish(self) -> None:
+        """Give the feedback the bytes that came."""
         # Fewer bytes than stated are this sample's feedback_size, which the use case finds.
         self.feedback.data = memoryview(self.buffer or b"")[: self.filled]
 
@@ -52,7 +63,7 @@ class Upload:
     """
 
     def __init__(self, request: AlignRequest) -> None:
-        self._tensors: dict[str, _Tensor | None] = {}
+        self._tensors: dict[str, Tensor | None] = {}
         for i, group in enumerate(request.groups):
             for j, sample in enumerate(group.samples):
                 path = f"groups[{i}].samples[{j}]"
@@ -68,7 +79,7 @@ class Upload:
                         f"{path}.feedback.data must be empty: on a stream it comes in chunks",
                         field=f"{path}.feedback.data",
                     )
-                self._tensors[sample.id] = _Tensor(sample.feedback) if sample.feedback else None
+                self._tensors[sample.id] = Tensor(sample.feedback) if sample.feedback else None
 
     @property
     def size(self) -> int:

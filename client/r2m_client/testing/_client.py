@@ -1,0 +1,138 @@
+"""The real clients, with a function call in place of the network."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from r2m_client._async_client import AsyncClient
+from r2m_client._client import Client
+from r2m_client._safetensors import json_bytes, safetensors_pieces
+from r2m_client._settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from r2m_client._calls import Call
+    from r2m_client._retry import Retry
+    from r2m_client._samples import WireDtype
+    from r2m_client._transport import Traffic
+
+URL = "fake://"
+
+
+class Answering(Protocol):
+    """What a transport needs of a fake."""
+
+    def answer(self, call: Call[Any], body: bytes) -> object:
+        """One attempt of a call. Raises R2MError."""
+        ...
+
+
+class Wire:
+    """One call at a time, to and fro as the bytes that HTTP would carry."""
+
+    def __init__(self, server: Answering, traffic: Traffic) -> None:
+        self._server = server
+        self._traffic = traffic
+        self.closed = False
+
+    def pack(self, call: Call[Any]) -> Callable[[], object]:
+        """Serialize, so that what cannot be serialized fails as it does with a server.
+
+        Raises:
+            ValueError: the call cannot be serialized.
+        """
+        body = b"" if call.body is None else json_bytes(call.body)
+        size = len(body)
+        if call.tensors:
+            size = sum(len(piece) for piece in safetensors_pieces(call.body, call.tensors))
+        return lambda: self._send(call, body, size)
+
+    def _send(self, call: Call[Any], body: bytes, size: int) -> object:
+        if self.closed:
+            raise RuntimeError("the client was closed")
+        self._traffic.count_sent(size)
+        answer = self._server.answer(call, body)
+        if isinstance(answer, bytes):
+            self._traffic.count_received(len(answer))
+            return answer
+        # Through JSON: what the test keeps of an answer is not the fake's own state.
+        encoded = json_bytes(answer)
+        self._traffic.count_received(len(encoded))
+        return json.loads(encoded)
+
+
+class FakeTransport:
+    """Implements `Transport`."""
+
+    def __init__(self, server: Answering, traffic: Traffic) -> None:
+        self._wire = Wire(server, traffic)
+
+    def prepare(self, call: Call[Any]) -> Callable[[float], object]:
+        """See `Transport.prepare`."""
+        send = self._wire.pack(call)
+        return lambda timeout: send()
+
+    def score_stream(self, call: object, opening: object) -> NoReturn:
+        """Refuse, as over HTTP."""
+        raise _no_stream()
+
+    def close(self) -> None:
+        """Take no more calls."""
+        self._wire.closed = True
+
+
+class AsyncFakeTransport:
+    """Implements `AsyncTransport`."""
+
+    def __init__(self, server: Answering, traffic: Traffic) -> None:
+        self._wire = Wire(server, traffic)
+
+    def prepare(self, call: Call[Any]) -> Callable[[float], Awaitable[object]]:
+        """See `AsyncTransport.prepare`."""
+        send = self._wire.pack(call)
+
+        async def attempt(timeout: float) -> object:
+            await asyncio.sleep(0)  # other tasks get their turn, as they would with a network
+            return send()
+
+        return attempt
+
+    def score_stream(self, call: object, opening: object) -> NoReturn:
+        """Refuse, as over HTTP."""
+        raise _no_stream()
+
+    async def close(self) -> None:
+        """Take no more calls."""
+        self._wire.closed = True
+
+
+class FakeClient(Client):
+    """`Client` over a fake. Pauses before repeats are not waited for."""
+
+    _sleep = staticmethod(lambda seconds: None)
+
+    def __init__(
+        self, server: Answering, timeout: float, retries: int | Retry, wire_dtype: WireDtype
+    ) -> None:
+        # Not Client's own __init__: it would open a network transport for the URL.
+        Settings.__init__(self, URL, timeout, retries, wire_dtype)
+        self._transport = FakeTransport(server, self._traffic)
+
+
+class AsyncFakeClient(AsyncClient):
+    """`AsyncClient` over a fake. Pauses before repeats are not waited for."""
+
+    _sleep = staticmethod(lambda seconds: asyncio.sleep(0))
+
+    def __init__(
+        self, server: Answering, timeout: float, retries: int | Retry, wire_dtype: WireDtype
+    ) -> None:
+        Settings.__init__(self, URL, timeout, retries, wire_dtype)
+        self._transport = AsyncFakeTransport(server, self._traffic)
+
+
+def _no_stream() -> ValueError:
+    return ValueError("a fake has no score streams: call score with the samples that are ready")

@@ -1,0 +1,254 @@
+"""The method settings of a fake's runs: the server's keys, defaults and most of its checks.
+
+The service has the true ones (domain/method.py), which this package must not import; a test
+compares the two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, cast
+
+from r2m.errors import Problem
+from r2m_client.testing._form import check_choice, invalid, must
+
+WIDTH = 2048
+MAX_WIDTH = 65536
+LARGEST = 1000.0
+NUMBERS = (
+    "width",
+    "alpha",
+    "learning_rate",
+    "weight_decay",
+    "max_grad_norm",
+    "kl_weight",
+    "seed",
+)
+TAKES = {
+    "cosine": ("total_steps", "floor"),
+    "constant": ("value",),
+    "ramp": ("steps", "floor"),
+}
+WHOLE = frozenset({"width", "seed", "total_steps", "steps"})
+
+
+# The classes are ordered as the server's: a run_exists error names the first key that differs.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Omega:
+    """The schedule of ω."""
+
+    kind: str
+    value: float | None = None
+    total_steps: int | None = None
+    steps: int | None = None
+    floor: float | None = None
+
+    def at(self, t: int) -> float:
+        """ω(t), t = 1, 2, ..."""
+        if self.kind == "constant":
+            return self.value or 0.0
+        floor = self.floor or 0.0
+        if self.kind == "cosine":
+            phase = min(t / (self.total_steps or 1), 1.0)
+            return max(0.5 * math.cos(math.pi * phase) + 0.5, floor)
+        return max(1.0 - (1.0 - floor) * t / (self.steps or 1), floor)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """What the server's gate would ask for; here it only shapes the answer."""
+
+    spread_min: float | None = 0.5
+    spread_max: float | None = 2.0
+    rank_correlation_min: float | None = 0.8
+
+    @property
+    def checks_drift(self) -> bool:
+        """Whether anything beyond finiteness is asked for."""
+        return (self.spread_min, self.spread_max, self.rank_correlation_min) != (None, None, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """All settings, resolved."""
+
+    profile: str
+    width: int
+    alpha: float
+    learning_rate: float
+    weight_decay: float
+    max_grad_norm: float | None
+    omega: Omega
+    kl_weight: float
+    labels: str
+    gate: Gate
+    seed: int
+
+
+def resolve(given: Mapping[str, Any], *, state_width: int, attends: bool) -> Method:
+    """A client's `method`, checked and completed from its profile.
+
+    Args:
+        given: from the client.
+        state_width: D_p, or the backbone's width where a run has no policy states.
+        attends: False for feedback `none`.
+
+    Raises:
+        Problem: invalid_request.
+    """
+    for key in NUMBERS:
+        value = given.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise invalid(f"{key} is a number", "method")
+    values = {**_defaults(given, state_width, attends=attends), **given}
+    if not attends and "omega" in given:
+        raise invalid("a run with feedback none has no attention: it takes no omega", "method")
+    gate = values.get("gate")
+    values["omega"] = _omega(values["omega"])
+    values["gate"] = _gate(gate, paper=values["profile"] == "paper")
+    _known(values, Method, "method")
+    for key in ("width", "alpha", "learning_rate", "weight_decay", "kl_weight", "seed"):
+        values[key] = _number(values[key], f"method.{key}", whole=key in WHOLE)
+    if values["max_grad_norm"] is not None:
+        values["max_grad_norm"] = _number(values["max_grad_norm"], "method.max_grad_norm")
+    check_choice("method.labels", values["labels"], ("pseudo", "outside_first"))
+    method = Method(**values)
+    _check_ranges(method)
+    return method
+
+
+def _defaults(given: Mapping[str, Any], state_width: int, *, attends: bool) -> dict[str, Any]:
+    profile = given.get("profile", "guarded")
+    width = given.get("width", WIDTH)
+    known: dict[str, Any] = {"profile": profile, "width": WIDTH, "alpha": 0.3, "seed": 0}
+    if not attends:
+        known["omega"] = {"kind": "constant", "value": 1.0}
+    if profile == "paper":
+        if attends and "omega" not in given:
+            raise invalid(
+                "profile paper needs its number of rounds T: give "
+                '`"omega": {"kind": "cosine", "total_steps": T, "floor": 0.6}`',
+                "method",
+            )
+        return known | {
+            "learning_rate": 1e-6,
+            "weight_decay": 0.01,
+            "max_grad_norm": None,
+            "kl_weight": 0.0,
+            "labels": "pseudo",
+            "gate": {},
+        }
+    if profile != "guarded":
+        raise invalid("profile is paper or guarded", "method")
+    sized = isinstance(width, int | float) and 0 < width <= MAX_WIDTH
+    return (
+        {"omega": {"kind": "constant", "value": 0.6}}
+        | known
+        | {
+            "learning_rate": 0.04 / math.sqrt(state_width * width) if sized else 1e-4,
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+            "kl_weight": 1.0,
+            "labels": "outside_first",
+            "gate": {},
+        }
+    )
+
+
+def _omega(given: object) -> Omega:
+    values = _object(given, "method.omega")
+    _known(values, Omega, "method.omega")
+    if "kind" not in values:
+        raise invalid("method.omega.kind is missing", "method.omega.kind")
+    kind = values["kind"]
+    check_choice("method.omega.kind", kind, tuple(TAKES))
+    numbers = {
+        key: _number(value, f"method.omega.{key}", whole=key in WHOLE)
+        for key, value in values.items()
+        if key != "kind" and value is not None
+    }
+    for key in ("value", "total_steps", "steps", "floor"):
+        if key in TAKES[kind] and key not in numbers:
+            raise _wrong(f"omega of kind {kind} needs `{key}`", "method.omega")
+        if key not in TAKES[kind] and key in numbers:
+            raise _wrong(f"omega of kind {kind} takes no `{key}`", "method.omega")
+    for key in ("value", "floor"):
+        if key in numbers and not 0 <= numbers[key] <= 1:
+            sentence = f"omega's `{key}` is between 0 and 1, got {numbers[key]}"
+            raise _wrong(sentence, "method.omega")
+    for key in ("total_steps", "steps"):
+        if key in numbers and not 1 <= numbers[key] < 2**31:
+            raise _wrong(f"omega's `{key}` is between 1 and 2**31 - 1", "method.omega")
+    return Omega(kind=kind, **cast("dict[str, Any]", numbers))
+
+
+def _gate(given: object, *, paper: bool) -> Gate:
+    values = _object(given, "method.gate")
+    _known(values, Gate, "method.gate")
+    numbers: dict[str, Any] = dict.fromkeys((one.name for one in fields(Gate)), None)
+    if not paper:
+        numbers = {one.name: one.default for one in fields(Gate)}
+    for key, value in values.items():
+        numbers[key] = None if value is None else _number(value, f"method.gate.{key}")
+    gate = Gate(**numbers)
+    for key in ("spread_min", "spread_max"):
+        bound = numbers[key]
+        if bound is not None and not 0 < bound < math.inf:
+            raise _wrong(f"gate.{key} is a positive number or null, got {bound}", "method.gate")
+    if gate.spread_min and gate.spread_max and gate.spread_min >= gate.spread_max:
+        raise _wrong("gate.spread_min is below gate.spread_max", "method.gate")
+    rho = gate.rank_correlation_min
+    if rho is not None and not -1 <= rho <= 1:
+        raise _wrong(f"gate.rank_correlation_min is between -1 and 1, got {rho}", "method.gate")
+    return gate
+
+
+def _check_ranges(method: Method) -> None:
+    limits = f"is between 0 and {LARGEST:g}"
+    rate = f"is above 0 and at most {LARGEST:g}"
+    for key, good, sentence in (
+        ("width", 1 <= method.width <= MAX_WIDTH, f"is between 1 and {MAX_WIDTH}"),
+        ("alpha", 0 <= method.alpha <= 1, "is between 0 and 1"),
+        ("learning_rate", 0 < method.learning_rate <= LARGEST, rate),
+        ("weight_decay", 0 <= method.weight_decay <= LARGEST, limits),
+        ("kl_weight", 0 <= method.kl_weight <= LARGEST, limits),
+        (
+            "max_grad_norm",
+            method.max_grad_norm is None or 0 < method.max_grad_norm < math.inf,
+            "is a positive number, or null to switch clipping off",
+        ),
+        ("seed", 0 <= method.seed < 2**53, "is between 0 and 2**53 - 1"),
+    ):
+        if not good:
+            raise _wrong(f"{key} {sentence}, got {getattr(method, key)}", "method")
+
+
+def _known(values: Mapping[str, Any], kind: type[Any], path: str) -> None:
+    names = {one.name for one in fields(kind)}
+    for key in values:
+        if key not in names:
+            raise invalid(f"{path}.{key} is not a key of this request", f"{path}.{key}")
+
+
+def _object(given: object, path: str) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise must(path, "must be an object", given)
+    return cast("Mapping[str, Any]", given)
+
+
+def _number(value: object, path: str, *, whole: bool = False) -> float:
+    if not isinstance(value, int | float):
+        raise must(path, "must be a whole number" if whole else "must be a number", value)
+    if not whole:
+        return float(value)
+    if value != int(value):
+        raise must(path, "must be a whole number", value)
+    return int(value)
+
+
+def _wrong(sentence: str, path: str) -> Problem:
+    return invalid(f"{path} is not right: {sentence}", path)

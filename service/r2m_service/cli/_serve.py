@@ -1,0 +1,42 @@
+"""`r2m serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import Any
+
+import click
+
+from r2m_service.cli._flags import WIDTH, checked, collected, setting_flags
+
+# The mark before the examples keeps click from joining their lines.
+HELP = """Serve a reward model over HTTP and gRPC.
+
+\b
+r2m serve --model ./my-reward-model
+r2m serve --model ./my-causal-lm --head head.safetensors --state ./state
+r2m serve --config r2m.toml
+"""
+
+
+@click.command(help=HELP, context_settings=WIDTH)
+@setting_flags
+def serve(file: str | None, **flags: Any) -> None:
+    """Serve a reward model until SIGTERM or Ctrl-C."""
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+    settings = checked(collected(flags, file))
+    for chatty in ("alembic", "uvicorn", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    # Heavy: torch and transformers, only once the flags are known to be good.
+    from r2m_service.bootstrap import StartError, run
+
+    try:
+        asyncio.run(run(settings, announce=lambda line: click.echo(f"r2m {line}", err=True)))
+    except StartError as error:
+        raise click.ClickException(str(error)) from None

@@ -1,0 +1,175 @@
+"""The device and the model: everything `load_backbone` asks for, and a first pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r2m_service.doctor.finding import Finding, Patient, ok, problem, size, warning
+
+if TYPE_CHECKING:
+    import torch
+
+# torch and transformers are imported in the functions: where they are broken, that is a finding.
+
+
+def check_device(patient: Patient) -> Finding:
+    """Whether the device is there and computes."""
+    import torch
+
+    from r2m_service.modeling.backbone import ModelRefusedError, pick_device
+
+    asked = patient.settings.device
+    try:
+        device = pick_device(asked)
+    except ModelRefusedError as error:
+        mend = "set --device auto or cpu"
+        if asked.startswith("cuda"):
+            mend += ", or install a CUDA build of torch and the driver (nvidia-smi shows it)"
+        return problem("device", str(error), mend)
+    patient.device = device
+    if device.type == "cuda":
+        free, whole = torch.cuda.mem_get_info(device)
+        name = torch.cuda.get_device_name(device)
+        return ok("device", f"{device}: {name}, {size(free)} of {size(whole)} free")
+    gpu = "" if device.type != "cpu" or torch.cuda.is_available() else ", no CUDA"
+    return ok("device", f"{device}{gpu}")
+
+
+def check_dtype(patient: Patient) -> Finding | None:
+    """Whether the device computes in the backbone's dtype, and well."""
+    if patient.device is None:
+        return None
+    import torch
+
+    from r2m_service.modeling.backbone import DTYPES, pick_dtype
+
+    kind = pick_dtype(patient.settings.dtype, patient.device)
+    one = torch.ones(8, 8, dtype=DTYPES[kind], device=patient.device)
+    if not bool(torch.isfinite(one @ one).all()):
+        return problem("dtype", f"{patient.device} computes wrongly in {kind}", "set --dtype")
+    patient.dtype = kind
+    if patient.device.type == "cpu" and kind == "float16":
+        return warning(
+            "dtype", "float16 on a CPU is slow, and overflows early", "set --dtype float32"
+        )
+    if kind == "bfloat16" and not _has_bfloat16(patient.device):
+        return warning(
+            "dtype",
+            f"{patient.device} has no bfloat16 of its own: slow",
+            "set --dtype float16 or float32",
+        )
+    return ok("dtype", f"{kind} on {patient.device}")
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    import torch
+
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def check_model(patient: Patient) -> Finding:
+    """Whether the model is there and of a kind that is served; its configuration alone is read."""
+    from transformers import AutoConfig
+
+    from r2m_service.modeling.backbone import ModelRefusedError, brings_head
+
+    settings = patient.settings
+    name = settings.model
+    mend = "give a folder made by save_pretrained, or a hub id, with --model"
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        return problem("model", f"there is no folder {name}", mend)
+    try:
+        config: Any = AutoConfig.from_pretrained(name, trust_remote_code=settings.trust_remote_code)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().partition("\n")[0]
+        return problem("model", f"cannot load {name!r}: {first}", mend)
+    try:
+        own = brings_head(name, config, settings.head)
+    except ModelRefusedError as error:
+        return problem("model", str(error), "see --model and --head in docs/settings.md")
+    if settings.head is not None and not settings.head.is_file():
+        return problem("model", f"no head file at {settings.head}", "give one with --head")
+    patient.config = config
+    patient.parameters = _parameters(config, trust_remote_code=settings.trust_remote_code)
+    count = "" if patient.parameters is None else f", {patient.parameters / 1e6:.4g} M parameters"
+    head = "its own head" if own else f"the head {settings.head}"
+    kind = ", ".join(config.architectures or [])
+    return ok("model", f"{name}: {kind} with {head}{count}")
+
+
+def _parameters(config: Any, *, trust_remote_code: bool) -> int | None:
+    """Parameters of the backbone, counted on torch's device without memory."""
+    import torch
+    from transformers import AutoModel
+
+    try:
+        with torch.device("meta"):
+            made: Any = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception:  # a model's own code may not bear it; loading will tell
+        return None
+    return sum(parameter.numel() for parameter in made.parameters())
+
+
+def check_weights(patient: Patient) -> Finding | None:
+    """Whether the model loads: weights, head, tokenizer, maximum length."""
+    if patient.config is None or patient.device is None or patient.dtype is None:
+        return None
+    if not patient.load_model:
+        return ok("weights", "not loaded (--no-model): they may be incomplete")
+    if not patient.fits:
+        return None
+    from transformers.utils import logging
+
+    from r2m_service.modeling.backbone import ModelRefusedError, load_backbone
+
+    logging.disable_progress_bar()  # it would be in the midst of our lines
+    settings = patient.settings
+    try:
+        backbone = load_backbone(
+            settings.model,
+            head_file=settings.head,
+            device=settings.device,
+            dtype=settings.dtype,
+            max_length=settings.max_length,
+            trust_remote_code=settings.trust_remote_code,
+            say=patient.say,
+        )
+    except ModelRefusedError as error:
+        return problem("weights", str(error), "mend the model, or give another with --model")
+    finally:
+        logging.enable_progress_bar()
+    patient.backbone = backbone
+    return ok(
+        "weights",
+        f"loaded, width {backbone.width_R}, texts of up to {backbone.text.max_length} tokens, "
+        f"fingerprint {backbone.fingerprint[:12]}",
+    )
+
+
+def check_chat_template(patient: Patient) -> Finding | None:
+    """Whether prompts and responses can be formatted as chat, the default of a request."""
+    if patient.backbone is None:
+        return None
+    if patient.backbone.text.has_template:
+        return ok("chat template", "the tokenizer has one")
+    return warning(
+        "chat template",
+        "the tokenizer has none: every request of format chat, the default, will be refused",
+        'send "format": "raw", or save one with the tokenizer (tokenizer.chat_template)',
+    )
+
+
+def check_first_pass(patient: Patient) -> Finding | None:
+    """The pass that the server warms up with."""
+    backbone = patient.backbone
+    if backbone is None:
+        return None
+    import torch
+
+    (encoded,) = backbone.encode([backbone.text.pair("Hello", "Hello", raw=True).ids])
+    reward = backbone.vanilla(encoded.rte_R[None])
+    if not bool(torch.isfinite(reward).all()):
+        mend = "try --dtype float32; if it stays, the weights hold NaN or infinity"
+        return problem("first pass", "the reward of a short text is not finite", mend)
+    return ok("first pass", "the reward of a short text is finite")

@@ -1,0 +1,73 @@
+"""What the pages say of the command line exists."""
+
+import pathlib
+import re
+import tomllib
+from importlib.metadata import EntryPoint
+
+import click
+import pytest
+
+from r2m_client.cli import KNOWN, main
+from r2m_service.settings import Settings
+from r2m_service.sources import ELSEWHERE, variable
+
+ROOT = pathlib.Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+OTHERS = {"--check"}  # of docs/generate.py
+ADDED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][
+    "r2m.commands"
+]
+
+
+def commands():
+    # By pyproject.toml: what is installed may be older.
+    found = {
+        name: EntryPoint(name=name, value=value, group="r2m.commands").load()
+        for name, value in ADDED.items()
+    }
+    return {**main.commands, **found}
+
+
+def flags_of(command):
+    own = {flag for one in command.params for flag in [*one.opts, *one.secondary_opts]}
+    if isinstance(command, click.Group):
+        own |= {flag for one in command.commands.values() for flag in flags_of(one)}
+    return own | {"--help", "--version"}
+
+
+def test_the_entry_points_lead_to_commands_with_help():
+    assert set(ADDED) <= set(KNOWN)
+    for name in ADDED:
+        assert isinstance(commands()[name], click.Command)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_flags_and_variables_of_a_page_exist(page):
+    text = page.read_text()
+    known = {flag for command in commands().values() for flag in flags_of(command)} | OTHERS
+    assert set(FLAG.findall(text)) <= known
+    variables = {variable(name) for name in Settings.model_fields} | ELSEWHERE
+    assert set(re.findall(r"\bR2M_[A-Z_]*[A-Z]\b", text)) <= variables
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_lines_that_call_r2m_use_flags_of_that_command(page):
+    for line in re.findall(r"^r2m .*$|`r2m [^`]*`", page.read_text(), re.MULTILINE):
+        name = line.strip("`").split("#")[0].split()[1]
+        if name in commands():
+            assert set(FLAG.findall(line)) <= flags_of(commands()[name]), line
+
+
+def test_the_page_of_settings_has_every_flag_and_its_example_is_one(tmp_path):
+    text = (ROOT / "docs" / "settings.md").read_text()
+    assert flags_of(commands()["serve"]) - {"--help", "--version"} <= set(FLAG.findall(text))
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert Settings(**tomllib.loads(example)).model
+    whole = tomllib.loads(re.sub(r"^# ", "", example, flags=re.MULTILINE))
+    assert list(whole) == list(Settings.model_fields)
+    settings = Settings(**whole)
+    for name, field in Settings.model_fields.items():
+        if field.examples is None:
+            assert getattr(settings, name) == field.default
