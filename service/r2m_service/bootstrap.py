@@ -19,7 +19,8 @@ from r2m.errors import Problem
 from r2m_service.application.app import Application
 from r2m_service.application.contract import SampleIn, VanillaRequest
 from r2m_service.engine.torch_engine import EngineLimits, TorchEngine
-from r2m_service.modeling.backbone import Backbone, ModelRefusedError, load_backbone
+from r2m_service.modeling.backbone import Backbone
+from r2m_service.modeling.loading import ModelRefusedError, load_backbone
 from r2m_service.registry.blobs import BlobStore
 from r2m_service.registry.sql import SqlRegistry
 from r2m_service.settings import Settings

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from r2m.errors import Problem
 from r2m_service import doctor as doctor_package
 from r2m_service.doctor import host
-from r2m_service.modeling import backbone as backbone_module
+from r2m_service.modeling import loading
 from r2m_service.registry.migrate import VERSION_TABLE
 from r2m_service.registry.sql import SqlRegistry
 from r2m_service.registry.survey import survey
@@ -73,7 +73,7 @@ def test_without_the_model_it_is_not_loaded(examine, monkeypatch):
     def fail(*_args, **_kwargs):
         raise AssertionError("loaded")
 
-    monkeypatch.setattr(backbone_module, "load_backbone", fail)
+    monkeypatch.setattr(loading, "load_backbone", fail)
     found = examine("--no-model")
     assert problems(found) == {}
     assert "--no-model" in found["weights"]["found"]
@@ -253,7 +253,7 @@ def test_a_state_in_use_is_fine_and_stays_as_it_is(examine, state):
 
 
 def test_runs_of_another_model_are_a_warning(examine, state, reward_model):
-    mine = backbone_module.load_backbone(str(reward_model)).fingerprint
+    mine = loading.load_backbone(str(reward_model)).fingerprint
     change(state, run_row("mine", mine), run_row("archived", "e" * 64, archived=True))
     assert warnings(examine()) == {}
     change(state, run_row("other", "f" * 64))
@@ -427,8 +427,8 @@ def test_as_a_process(r2m_process, reward_model, tmp_path):
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
 def test_the_server_refuses_a_device_by_the_same_sentence(examine, reward_model, device):
-    with pytest.raises(backbone_module.ModelRefusedError) as caught:  # a StartError of `r2m serve`
-        backbone_module.load_backbone(str(reward_model), device=device)
+    with pytest.raises(loading.ModelRefusedError) as caught:  # a StartError of `r2m serve`
+        loading.load_backbone(str(reward_model), device=device)
     assert problems(examine("--no-model", "--device", device)) == {"device": str(caught.value)}
 
 

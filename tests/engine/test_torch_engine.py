@@ -13,8 +13,8 @@ from r2m.tensors import tensor_value
 from r2m_service.application.ports import AlignGroup, AlignJob, HeadKey, HeadSource, Item, Text
 from r2m_service.domain.method import MethodSettings, Omega
 from r2m_service.engine.torch_engine import EngineLimits, TorchEngine
-from r2m_service.modeling.backbone import load_backbone
 from r2m_service.modeling.head import Head
+from r2m_service.modeling.loading import load_backbone
 
 WIDTH_P = 24
 METHOD = MethodSettings(

@@ -14,7 +14,7 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from r2m_service.modeling.backbone import ModelRefusedError, load_backbone
+from r2m_service.modeling.loading import ModelRefusedError, load_backbone
 from r2m_service.modeling.text import TextError, TextFault
 
 TEXTS = [

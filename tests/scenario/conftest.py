@@ -6,7 +6,7 @@ from r2m_client import Client
 
 @pytest.fixture(scope="session")
 def backbone(reward_model):
-    from r2m_service.modeling.backbone import load_backbone
+    from r2m_service.modeling.loading import load_backbone
 
     return load_backbone(str(reward_model))
 

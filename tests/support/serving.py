@@ -9,7 +9,7 @@ import threading
 import uvicorn
 
 from r2m_service.bootstrap import build
-from r2m_service.modeling.backbone import load_backbone
+from r2m_service.modeling.loading import load_backbone
 from r2m_service.settings import Settings
 from r2m_service.transports.grpc.server import build_grpc
 from r2m_service.transports.http.app import build_app

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from r2m.errors import Code, Problem
-from r2m_service.application.align_answer import counts, drift_out, notes, without_non_finite
+from r2m_service.application.align_conclusion import AlignContext, Conclusion
 from r2m_service.application.contract import (
     AlignAnswer,
     AlignRequest,
     GroupIn,
-    LossOut,
     SampleError,
 )
 from r2m_service.application.lookup import find_head, find_run, head_source
@@ -27,7 +23,6 @@ from r2m_service.application.ports import (
     GroupResult,
     Item,
     Registry,
-    Update,
 )
 from r2m_service.application.samples import (
     content_hash,
@@ -37,31 +32,9 @@ from r2m_service.application.samples import (
     require_distinct,
 )
 from r2m_service.application.usage import Usage
-from r2m_service.domain.gate import Decision, decide, measure_drift
-from r2m_service.domain.runs import REFERENCE, Branch, Head, Run, RunState, StepCommit
+from r2m_service.domain.runs import REFERENCE, Branch, Run
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Context:
-    """What an align starts from."""
-
-    state: RunState
-    branch: Branch
-    parent: Head
-    reference: Head
-    step: int
-    hash: str
-
-    @property
-    def run(self) -> Run:
-        return self.state.run
-
-    @property
-    def candidate_omega(self) -> float:
-        # The candidate will stand after t + 1 accepted updates and scores with ω of the next.
-        return self.run.method.omega.at(self.parent.t + 2)
 
 
 class Align:
@@ -88,6 +61,7 @@ class Align:
         self._engine = engine
         self._heavy = heavy
         self._usage = usage
+        self._conclusion = Conclusion(registry, blobs)
         self._locks: dict[str, asyncio.Lock] = {}
         self._running: set[asyncio.Task[AlignAnswer]] = set()
 
@@ -143,7 +117,7 @@ class Align:
                 field="branch",
             )
         _require_labels_taken(state.run, request)
-        context = _Context(
+        context = AlignContext(
             state=state,
             branch=branch,
             parent=await find_head(self._registry, state, branch.live),
@@ -176,7 +150,7 @@ class Align:
         return None
 
     async def _align(
-        self, context: _Context, groups: list[GroupIn], progress: Progress | None
+        self, context: AlignContext, groups: list[GroupIn], progress: Progress | None
     ) -> AlignAnswer:
         jobs, results, errors = await self._prepared(context.run, groups)
         update = await self._engine.align(
@@ -189,7 +163,11 @@ class Align:
             for member, problem in result.errors.items():
                 errors.append(_sample_error(groups[place], member, problem))
         return await asyncio.to_thread(
-            self._conclude, context, update, [results[place] for place in sorted(results)], errors
+            self._conclusion.conclude,
+            context,
+            update,
+            [results[place] for place in sorted(results)],
+            errors,
         )
 
     async def _prepared(
@@ -214,7 +192,7 @@ class Align:
                 jobs[place] = AlignGroup(items, _preferred(group))
         return jobs, results, errors
 
-    async def _job(self, context: _Context, groups: list[AlignGroup]) -> AlignJob:
+    async def _job(self, context: AlignContext, groups: list[AlignGroup]) -> AlignJob:
         parent = context.parent
         optimizer = None
         if groups and parent.t > 0:
@@ -233,102 +211,6 @@ class Align:
             candidate_omega=context.candidate_omega,
             groups=groups,
         )
-
-    def _conclude(
-        self,
-        context: _Context,
-        update: Update,
-        results: list[GroupResult],
-        errors: list[SampleError],
-    ) -> AlignAnswer:
-        """Judge, store the candidate, commit. Blocking: runs to its end even if the caller left."""
-        drift = None
-        if update.weights is None:
-            decision = Decision("skipped", "no group could be used" if results else "no groups")
-        else:
-            if update.finite and context.run.method.gate.checks_drift:
-                drift = measure_drift(update.candidate_rewards, update.reference_rewards)
-            decision = decide(context.run.method.gate, finite=update.finite, drift=drift)
-        accepted = decision.verdict == "accepted"
-        number = None
-        if update.weights is not None:
-            number = self._registry.next_head_number(context.run.name)
-        parent = context.parent
-        answer = AlignAnswer(
-            run=context.run.name,
-            step=context.step,
-            branch=context.branch.name,
-            head=number if accepted and number is not None else parent.number,
-            candidate=number,
-            parent=parent.number,
-            accepted=accepted,
-            verdict=decision.verdict,
-            reason=decision.reason,
-            omega=context.candidate_omega if accepted else parent.omega,
-            loss=LossOut(bt=update.bt, gre=update.gre, kl=update.kl, total=update.total),
-            groups=counts(update, results),
-            drift=drift_out(context.reference.number, drift),
-            sigma=update.sigma,
-            gradient_norm=update.gradient_norm,
-            errors=errors,
-            notes=notes(update),
-        )
-        answer = without_non_finite(answer)
-        self._commit(context, update, answer)
-        return answer
-
-    def _commit(self, context: _Context, update: Update, answer: AlignAnswer) -> None:
-        now = datetime.now(UTC)
-        candidate = None
-        stored: list[str] = []
-        try:
-            if update.weights is not None and answer.candidate is not None:
-                # The number is not sure before the commit, so it does not name the file.
-                stem = f"{context.run.key}/{uuid.uuid4().hex}"
-                weights = self._blobs.put(f"{stem}.safetensors", update.weights)
-                stored.append(weights.key)
-                optimizer = None
-                if answer.accepted and update.optimizer is not None:
-                    optimizer = self._blobs.put(f"{stem}.optimizer.safetensors", update.optimizer)
-                    stored.append(optimizer.key)
-                candidate = Head(
-                    number=answer.candidate,
-                    parent=context.parent.number,
-                    branch=context.branch.name,
-                    step=context.step,
-                    t=context.parent.t + 1,
-                    omega=context.candidate_omega,
-                    reference=context.reference.number,
-                    accepted=answer.accepted,
-                    verdict=answer.verdict,
-                    reason=answer.reason,
-                    metrics=answer.model_dump(
-                        include={"loss", "groups", "drift", "sigma", "gradient_norm"},
-                        exclude_none=True,
-                    ),
-                    created_at=now,
-                    weights=weights,
-                    optimizer=optimizer,
-                )
-            self._registry.commit_step(
-                StepCommit(
-                    run=context.run.name,
-                    branch=context.branch.name,
-                    step=context.step,
-                    parent=context.parent.number,
-                    live=answer.head,
-                    candidate=candidate,
-                    content_hash=context.hash,
-                    answer=answer.model_dump_json(exclude_none=True),
-                    at=now,
-                )
-            )
-        except Problem as problem:
-            # Only what surely was not committed may go; after a storage failure nobody knows.
-            if problem.code in (Code.ALIGN_CONFLICT, Code.RUN_ARCHIVED):
-                for key in stored:
-                    self._blobs.delete(key)
-            raise
 
 
 def _decoded_hash(request: AlignRequest) -> str:

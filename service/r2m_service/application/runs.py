@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -12,23 +11,16 @@ from typing import Any, cast
 
 from r2m.errors import Code, Problem
 from r2m_service.application.contract import (
-    AliasOut,
-    AliasRequest,
     ChangeList,
     ChangeOut,
     CreateRunRequest,
-    HeadList,
-    HeadOut,
-    RollbackRequest,
     RunList,
     RunOut,
     UpdateRunRequest,
 )
+from r2m_service.application.heads import Heads
 from r2m_service.application.lookup import (
-    find_head,
     find_run,
-    head_after,
-    head_out,
     run_out,
     timestamp,
 )
@@ -38,26 +30,20 @@ from r2m_service.application.usage import Usage
 from r2m_service.domain.method import CHANGEABLE, MethodSettings, check_numbers, with_defaults
 from r2m_service.domain.runs import (
     FIRST_BRANCH,
-    LIVE,
-    REFERENCE,
-    SERVER_ALIASES,
-    Branch,
     Change,
     Head,
     Policy,
     Run,
 )
 
-ALIAS = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,99}")
 FLOAT32_BYTES = 4
 
 
-class Runs:
-    """Create, see and archive runs; see their heads; move aliases; go back.
+class Runs(Heads):
+    """Create, see, change and archive runs; what concerns their heads is inherited.
 
     Args:
         usage: counters by run.
-        heavy: what bounds work that holds several copies of a head.
         max_head_bytes: of one version's weights: what a run's sizes may ask for.
     """
 
@@ -71,11 +57,7 @@ class Runs:
         *,
         max_head_bytes: int,
     ) -> None:
-        self._registry = registry
-        self._blobs = blobs
-        self._engine = engine
-        self._heavy = heavy
-        self._usage = usage
+        super().__init__(registry, blobs, engine, heavy, usage)
         self._max_head_bytes = max_head_bytes
 
     async def create_run(self, request: CreateRunRequest) -> tuple[RunOut, bool]:
@@ -185,12 +167,6 @@ class Runs:
         states = await asyncio.to_thread(self._registry.run_states)
         return RunList(runs=[run_out(state) for state in states])
 
-    async def get_run(self, run: str) -> RunOut:
-        """One run with its usage and the live head's numbers. Raises Problem(unknown_run)."""
-        state = await find_run(self._registry, run)
-        live = await find_head(self._registry, state, LIVE)
-        return run_out(state, usage=self._usage.of(run), live=live)
-
     async def update_run(self, run: str, request: UpdateRunRequest) -> RunOut:
         """Change settings that may change in a run's life; what is not given stays.
 
@@ -238,113 +214,6 @@ class Runs:
             state.run.require_open(self._engine.info.fingerprint)
             change = Change(datetime.now(UTC), "archived", {})
             await asyncio.to_thread(self._registry.archive_run, run, change)
-        return await self.get_run(run)
-
-    async def list_heads(self, run: str) -> HeadList:
-        """All versions of a run. Raises Problem(unknown_run)."""
-        state = await find_run(self._registry, run)
-        heads = await asyncio.to_thread(self._registry.heads, run)
-        return HeadList(heads=[head_out(state, head) for head in heads])
-
-    async def get_head(self, run: str, head: str) -> HeadOut:
-        """One version by number or alias. Raises Problem(unknown_*)."""
-        state = await find_run(self._registry, run)
-        return head_out(state, await find_head(self._registry, state, head))
-
-    async def head_weights(self, run: str, head: str) -> tuple[HeadOut, bytes]:
-        """A version and its safetensors file. Raises Problem(unknown_*, head_damaged)."""
-        state = await find_run(self._registry, run)
-        found = await find_head(self._registry, state, head)
-        async with self._heavy:
-            return head_out(state, found), await asyncio.to_thread(self._blobs.get, found.weights)
-
-    async def set_alias(self, run: str, alias: str, request: AliasRequest) -> AliasOut:
-        """Point an alias of the user's, or `reference`, at a version.
-
-        Raises:
-            Problem: alias_reserved, alias_moved, invalid_request, unknown_*.
-        """
-        state = await find_run(self._registry, run)
-        state.run.require_open(self._engine.info.fingerprint)
-        if alias in SERVER_ALIASES:
-            raise Problem(
-                Code.ALIAS_RESERVED,
-                f"alias {alias!r} is moved by the server alone; rollback takes live back",
-                field="alias",
-            )
-        if not ALIAS.fullmatch(alias):
-            raise Problem(
-                Code.INVALID_REQUEST,
-                "an alias starts with a letter and has at most 100 letters, digits, '.', '_', '-'",
-                field="alias",
-            )
-        head = await find_head(self._registry, state, request.head)
-        if alias == REFERENCE and not head.accepted:
-            raise Problem(
-                Code.INVALID_REQUEST,
-                f"head {head.number} was {head.verdict}: drift cannot be measured against it",
-                field="head",
-            )
-        previous = await asyncio.to_thread(
-            self._registry.set_alias,
-            run,
-            alias,
-            head.number,
-            request.expect,
-            Change(datetime.now(UTC), "alias", {"alias": alias, "head": head.number}),
-        )
-        return AliasOut(run=run, alias=alias, head=head.number, previous=previous)
-
-    async def rollback(self, run: str, request: RollbackRequest) -> RunOut:
-        """Open a branch at a head or after a step: live, optimizer state and t go back together.
-
-        Raises:
-            Problem: invalid_request, unknown_*, run_archived, backbone_mismatch, align_conflict.
-        """
-        if (request.to is None) == (request.to_step is None):
-            raise Problem(
-                Code.INVALID_REQUEST, "give either `to` (a head) or `to_step`", field="to"
-            )
-        state = await find_run(self._registry, run)
-        state.run.require_open(self._engine.info.fingerprint)
-        if request.to is not None:
-            number, origin, step = request.to, None, None
-        else:
-            assert request.to_step is not None
-            origin, step = state.branch(request.branch).name, request.to_step
-            if step > state.branches[origin].step:
-                raise Problem(
-                    Code.INVALID_REQUEST,
-                    f"branch {origin!r} stands at step {state.branches[origin].step}: it has no "
-                    f"step {step}",
-                    field="to_step",
-                )
-            number = await head_after(self._registry, state, origin, step)
-        head = await find_head(self._registry, state, number)
-        if not head.accepted:
-            raise Problem(
-                Code.INVALID_REQUEST,
-                f"head {head.number} was {head.verdict}: it never was live and cannot become so",
-                field="to",
-            )
-        branch = Branch(
-            name=f"b{len(state.branches)}",
-            live=head.number,
-            step=head.step if step is None else step,
-            origin_branch=origin or head.branch,
-            origin_head=head.number,
-            origin_step=head.step if step is None else step,
-            reason=request.reason,
-        )
-        detail = {
-            "branch": branch.name,
-            "head": branch.live,
-            "step": branch.step,
-            "from_branch": state.current,
-            "from_head": state.branch(None).live,
-        }
-        change = Change(datetime.now(UTC), "rollback", detail, request.reason)
-        await asyncio.to_thread(self._registry.open_branch, run, branch, change)
         return await self.get_run(run)
 
 

@@ -17,7 +17,7 @@ def check_device(patient: Patient) -> Finding:
     """Whether the device is there and computes."""
     import torch
 
-    from r2m_service.modeling.backbone import ModelRefusedError, pick_device
+    from r2m_service.modeling.loading import ModelRefusedError, pick_device
 
     asked = patient.settings.device
     try:
@@ -42,7 +42,7 @@ def check_dtype(patient: Patient) -> Finding | None:
         return None
     import torch
 
-    from r2m_service.modeling.backbone import DTYPES, pick_dtype
+    from r2m_service.modeling.loading import DTYPES, pick_dtype
 
     kind = pick_dtype(patient.settings.dtype, patient.device)
     one = torch.ones(8, 8, dtype=DTYPES[kind], device=patient.device)
@@ -72,7 +72,7 @@ def check_model(patient: Patient) -> Finding:
     """Whether the model is there and of a kind that is served; its configuration alone is read."""
     from transformers import AutoConfig
 
-    from r2m_service.modeling.backbone import ModelRefusedError, brings_head
+    from r2m_service.modeling.loading import ModelRefusedError, brings_head
 
     settings = patient.settings
     name = settings.model
@@ -121,7 +121,7 @@ def check_weights(patient: Patient) -> Finding | None:
         return None
     from transformers.utils import logging
 
-    from r2m_service.modeling.backbone import ModelRefusedError, load_backbone
+    from r2m_service.modeling.loading import ModelRefusedError, load_backbone
 
     logging.disable_progress_bar()  # it would be in the midst of our lines
     settings = patient.settings

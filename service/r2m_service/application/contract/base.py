@@ -1,0 +1,49 @@
+"""What all messages share: names, numbers, errors, and how strict they are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+MAX_SAMPLES = 65536
+MAX_GROUP = 4096
+"""Samples of one group."""
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN), Field(examples=["tldr-7"])]
+BranchName = Annotated[str, StringConstraints(max_length=100)]
+SampleId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Truncation = Literal["none", "left", "right", ""]
+Number = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+HeadName = Annotated[
+    Annotated[str, StringConstraints(max_length=100)] | Number,
+    Field(union_mode="left_to_right", examples=["live", 12]),
+]
+
+
+class Message(BaseModel):
+    """Unknown keys are errors: a misspelt key must not be a silent default."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
+
+
+class Answer(BaseModel):
+    """Answers leave out what is absent, on both transports."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class ErrorOut(Answer):
+    """An error of the table (docs/errors.md)."""
+
+    code: str
+    message: str
+    retryable: bool
+    field: str | None = None
+
+
+class ErrorBody(Answer):
+    """The body of every answer that is not a success."""
+
+    error: ErrorOut

@@ -1,0 +1,60 @@
+"""Samples: a text in one of three forms, and hidden states."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, WithJsonSchema
+
+from r2m_service.application.contract.base import Message, SampleId
+
+
+class FeedbackIn(Message):
+    """Policy hidden states: S tokens of width D_p, row-major, little-endian."""
+
+    dtype: str = Field(examples=["bfloat16"], max_length=32)
+    shape: list[int] = Field(description="[S, D_p]", examples=[[2, 4]], max_length=8)
+    data: Annotated[
+        Any, WithJsonSchema({"type": ["string", "null"], "contentEncoding": "base64"})
+    ] = Field(default=None, description="base64 in JSON; absent in a safetensors body")
+    hidden_state: Literal["post_norm", "pre_norm"] | None = None
+    last_token: bool | None = None
+    tokens: int | None = Field(
+        default=None, description="tokens of prompt + response; compared with the shape"
+    )
+
+
+class MessageIn(Message):
+    """One turn of a conversation, as the chat template takes it."""
+
+    role: str = Field(examples=["user"])
+    content: str | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+    tool_calls: str | None = Field(default=None, description="JSON text, as the model wrote it")
+
+
+class SampleIn(Message):
+    """One response. Exactly one of: prompt + response; messages; token_ids."""
+
+    id: SampleId
+    prompt: str | None = None
+    response: str | None = None
+    format: Literal["chat", "raw", ""] = Field(
+        default="chat",
+        description="of prompt + response. chat: the backbone's chat template, one user and one "
+        "assistant turn; raw: joined as they are",
+    )
+    messages: list[MessageIn] = Field(
+        default_factory=list[MessageIn], description="a whole conversation; the last turn is judged"
+    )
+    tools: str | None = Field(
+        default=None, description="function schemas for the chat template, as JSON text"
+    )
+    token_ids: list[int] = Field(
+        default_factory=list[int],
+        description="of the reward model's tokenizer, taken as they are",
+    )
+    feedback: FeedbackIn | None = None
+    group: str = ""
+    finish_reason: str | None = Field(default=None, max_length=100)

@@ -1,0 +1,183 @@
+"""Messages of score, align and evaluate."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from r2m_service.application.contract.base import (
+    MAX_GROUP,
+    MAX_SAMPLES,
+    Answer,
+    BranchName,
+    ErrorOut,
+    HeadName,
+    Message,
+    SampleId,
+)
+from r2m_service.application.contract.samples import SampleIn
+
+
+class ScoreRequest(Message):
+    """Samples to score. The head is resolved once: all samples get one version."""
+
+    samples: list[SampleIn] = Field(max_length=MAX_SAMPLES, fail_fast=True)
+    head: HeadName = "live"
+    step: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(
+        default=None, description="instead of head: the head that scores this step of the branch"
+    )
+    branch: str | None = None
+
+
+class VanillaRequest(Message):
+    """Samples to score by the frozen reward model alone."""
+
+    samples: list[SampleIn] = Field(max_length=MAX_SAMPLES, fail_fast=True)
+
+
+class ScoreOut(Answer):
+    """A sample's rewards, or its error."""
+
+    id: str
+    reward: float | None = None
+    vanilla_reward: float | None = None
+    error: ErrorOut | None = None
+    tokens: int | None = Field(default=None, description="of the text as the model read it")
+    states: int | None = Field(default=None, description="hidden states received")
+    truncated: int | None = Field(default=None, description="tokens cut off, where the run cuts")
+    finish_reason: str | None = None
+
+
+class ScoreAnswer(Answer):
+    """Rewards in the order of the samples. `head` and what follows from it: with a run only."""
+
+    run: str | None = None
+    head: int | None = None
+    branch: str | None = None
+    omega: float | None = None
+    fingerprint: str
+    scores: list[ScoreOut]
+
+
+class GroupIn(Message):
+    """The K responses of one query, with hidden states of the updated policy."""
+
+    id: SampleId
+    samples: list[SampleIn] = Field(max_length=MAX_GROUP, fail_fast=True)
+    preferred: list[SampleId] | None = Field(
+        default=None,
+        description="[winner, loser] by sample id: an outside label",
+        min_length=0,
+        max_length=2,
+    )
+
+
+class AlignRequest(Message):
+    """One update. `step` is the trainer's clock: 1, 2, 3, … on each branch."""
+
+    step: Annotated[int, Field(ge=1, lt=2**31)]
+    branch: BranchName | None = None
+    groups: list[GroupIn] = Field(max_length=MAX_SAMPLES, fail_fast=True)
+
+
+class LossOut(Answer):
+    """Means over the used groups, before the update (eq. 5, 6, 7). Absent: not computed."""
+
+    bt: float | None = None
+    gre: float | None = None
+    kl: float | None = None
+    total: float | None = None
+
+
+class GroupCounts(Answer):
+    """What became of the groups: `used` = `pseudo` + `labelled`."""
+
+    used: int
+    skipped: int
+    pseudo: int
+    labelled: int
+    skipped_because: dict[str, int] = Field(default_factory=dict[str, int])
+
+
+class DriftOut(Answer):
+    """The candidate against the reference head, both at the candidate's ω."""
+
+    reference: int
+    spread_ratio: float | None = None
+    rank_correlation: float | None = None
+    samples: int
+
+
+class SampleError(Answer):
+    """A sample that could not be used; its group was left out."""
+
+    id: str
+    group: str
+    error: ErrorOut
+
+
+class AlignAnswer(Answer):
+    """The first and only answer to (run, branch, step)."""
+
+    run: str
+    step: int
+    branch: str
+    head: int = Field(description="live afterwards")
+    candidate: int | None = None
+    parent: int
+    accepted: bool
+    verdict: Literal["accepted", "rejected", "undecided", "skipped", "frozen"]
+    reason: str
+    omega: float = Field(description="of the head that is live afterwards")
+    loss: LossOut
+    groups: GroupCounts
+    drift: DriftOut | None = None
+    sigma: float | None = Field(default=None, description="mean within-group σ of the rewards")
+    gradient_norm: float | None = None
+    errors: list[SampleError] = Field(default_factory=list[SampleError])
+    notes: list[str] = Field(default_factory=list[str])
+
+
+class PairIn(Message):
+    """A preference: the chosen sample should have the higher reward."""
+
+    id: SampleId
+    chosen: SampleIn
+    rejected: SampleIn
+
+
+class EvaluateRequest(Message):
+    """Preference pairs to judge by one or more heads at once."""
+
+    heads: list[HeadName] = Field(
+        default_factory=list[HeadName], max_length=16, description="default: live"
+    )
+    pairs: list[PairIn] = Field(max_length=MAX_SAMPLES)
+
+
+class AccuracyOut(Answer):
+    """How often a head prefers the chosen sample.
+
+    `better`, `worse`, `p_value`: against the first head of the call, by an exact sign test.
+    """
+
+    head: int | None = Field(default=None, description="absent: the frozen reward model")
+    accuracy: float = Field(description="ties count half")
+    low: float = Field(description="Wilson, 95 %")
+    high: float
+    correct: int
+    ties: int
+    better: int | None = None
+    worse: int | None = None
+    p_value: float | None = None
+
+
+class EvaluateAnswer(Answer):
+    """Accuracies on the pairs that could be judged, the same pairs for every head."""
+
+    run: str
+    pairs: int
+    heads: list[AccuracyOut]
+    vanilla: AccuracyOut
+    errors: list[SampleError]
