@@ -38,6 +38,7 @@ class Stream:
         channel = channel or wires.channel
         self._call = channel.stream_stream(f"/{SERVICE}/ScoreStream")(timeout=15)
         self._opening = opening
+        self._writing = asyncio.Lock()  # gRPC takes one write of a call at a time
         self.opened = None
 
     async def __aenter__(self):
@@ -54,7 +55,8 @@ class Stream:
     async def write(self, *parts) -> None:
         for part in parts:
             raw = part if isinstance(part, bytes) else part.SerializeToString()
-            await self._call.write(raw)
+            async with self._writing:
+                await self._call.write(raw)
 
     async def done(self) -> None:
         await self._call.done_writing()
