@@ -1,6 +1,7 @@
 """The engine on a real tiny model: frozen for good, the same bit for bit, never in the way long."""
 
 import asyncio
+import dataclasses
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from support.rollouts import PROMPTS, RESPONSES, states
 from r2m.errors import Code, Problem
 from r2m.tensors import tensor_value
 from r2m_service.application.ports import AlignGroup, AlignJob, HeadKey, HeadSource, Item, Text
-from r2m_service.domain.method import MethodSettings, Omega
+from r2m_service.domain.method import Gate, MethodSettings, Omega
 from r2m_service.engine.torch_engine import EngineLimits, TorchEngine
 from r2m_service.modeling.head import Head
 from r2m_service.modeling.loading import load_backbone
@@ -185,6 +186,26 @@ def test_a_candidate_that_overflows_is_not_finite(engine):
         head = Head.from_bytes(first(engine))
         wild = Head({**head.tensors, "w_v": head.tensors["w_v"] * 1e30}, {}).to_bytes()
         update = await engine.align(await job(engine, wild, 1), lambda _: None)
+        assert not update.finite
+
+    asyncio.run(scenario())
+
+
+def test_rewards_that_overflow_are_noticed_with_drift_switched_off(engine):
+    """Loss, gradient and weights are finite here; only the candidate's rewards are not."""
+
+    async def scenario():
+        bare = Gate(spread_min=None, spread_max=None, rank_correlation_min=None)
+        method = dataclasses.replace(METHOD, gate=bare, max_grad_norm=None)
+        # Beyond what a run may ask for: the quickest way to weights whose products overflow.
+        object.__setattr__(method, "learning_rate", 1e37)
+        update = await engine.align(
+            await job(engine, first(engine), 1, method=method), lambda _: None
+        )
+        assert math.isfinite(update.total)
+        assert math.isfinite(update.gradient_norm)
+        weights = Head.from_bytes(update.weights).tensors.values()
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in weights)
         assert not update.finite
 
     asyncio.run(scenario())

@@ -376,16 +376,9 @@ def test_an_align_whose_caller_gave_up_is_answered_to_the_retry(server, run_name
         assert client.align(run_name, step=1, groups=big).head == 1
 
 
-def wild(**method):
-    """Settings under which a candidate's rewards overflow float32 sooner or later."""
-    return {"width": 8, "learning_rate": 1000.0, "max_grad_norm": None, "kl_weight": 0.0, **method}
-
-
-@pytest.mark.parametrize("gate", ["drift", "finite"])
-def test_a_candidate_whose_rewards_overflow_never_goes_live(client, run_name, gate):
-    bounds = {"spread_min": None, "spread_max": None, "rank_correlation_min": None}
-    method = wild() if gate == "drift" else wild(gate=bounds)
-    client.create_run(run_name, policy_hidden_size=WIDTH_P, method=method)
+def test_a_candidate_whose_rewards_overflow_never_goes_live(client, run_name):
+    wild = {"width": 8, "learning_rate": 1000.0, "max_grad_norm": None, "kl_weight": 0.0}
+    client.create_run(run_name, policy_hidden_size=WIDTH_P, method=wild)
     batch = [
         Group(g.id, [Sample(s.id, s.prompt, s.response, s.hidden_states * 1e9) for s in g.samples])
         for g in groups(1)
@@ -396,7 +389,7 @@ def test_a_candidate_whose_rewards_overflow_never_goes_live(client, run_name, ga
         verdicts.append(answer.verdict)
         scored = client.score(batch[0].samples, run=run_name)
         assert all(s.error is None and np.isfinite(s.reward) for s in scored.scores), answer.reason
-    assert gate == "finite" or "rejected" in verdicts
+    assert "rejected" in verdicts
 
 
 def test_reference_cannot_be_a_rejected_head(client, run_name):
