@@ -399,8 +399,9 @@ def test_losses_are_computed_as_the_real_server_does(server, run_name):
     assert theirs[1].loss.kl > 1e-3  # far enough from the reference to tell the two directions
     for mine, other in zip(ours, theirs, strict=True):
         for name in ("bt", "gre", "kl", "total"):
+            # Scored in other batches, the rewards differ in their last bits; σ makes that more.
             expected = getattr(other.loss, name)
-            assert getattr(mine.loss, name) == pytest.approx(expected, abs=1e-5)
+            assert getattr(mine.loss, name) == pytest.approx(expected, abs=1e-4)
         assert mine.sigma == pytest.approx(other.sigma, rel=1e-5)
         assert (mine.notes, mine.groups) == (other.notes, other.groups)
 
