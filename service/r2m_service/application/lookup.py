@@ -17,7 +17,7 @@ from r2m_service.application.contract import (
     UsageOut,
 )
 from r2m_service.application.ports import Blobs, HeadKey, HeadSource, Registry
-from r2m_service.domain.runs import LIVE, Head, Run, RunState
+from r2m_service.domain.runs import FIRST_BRANCH, LIVE, Branch, Head, Run, RunState
 
 RUN_NAME = re.compile(NAME_PATTERN)
 
@@ -138,12 +138,17 @@ def run_out(state: RunState, *, usage: UsageOut | None = None, live: Head | None
                 origin_step=one.origin_step,
                 reason=one.reason,
             )
-            for one in state.branches.values()
+            for one in sorted(state.branches.values(), key=_opened)
         ],
         truncation=run.truncation,
         usage=usage,
         live={} if live is None else {"verdict": live.verdict, "t": live.t, **live.metrics},
     )
+
+
+def _opened(branch: Branch) -> tuple[bool, int, str]:
+    """Sorts branches as they were opened: main, b1, b2, …, b10."""
+    return branch.name != FIRST_BRANCH, len(branch.name), branch.name
 
 
 def head_out(state: RunState, head: Head) -> HeadOut:

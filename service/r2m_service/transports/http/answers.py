@@ -24,13 +24,12 @@ def answer(value: Answer, *, status: int = 200) -> Response:
 
 def failure(problem: Problem, *, headers: dict[str, str] | None = None) -> Response:
     """A problem in the one form of errors, with its status from the table."""
-    status = problem.row.http
     sent = dict(headers or {})
-    if status in (429, 503):
+    if problem.row.retryable:
         sent["Retry-After"] = str(retry_after(problem.code))
     # ASCII with escapes, so that no text whatever can fail to be encoded.
     body = json.dumps({"error": problem.as_dict()}).encode()
-    return Response(body, status, headers=sent, media_type="application/json")
+    return Response(body, problem.row.http, headers=sent, media_type="application/json")
 
 
 async def on_problem(request: Request, error: Exception) -> Response:
