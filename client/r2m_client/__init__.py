@@ -34,6 +34,17 @@ from r2m_client._errors import (
     StreamFailed,
     Unavailable,
 )
+from r2m_client._label_results import (
+    AnchorsInfo,
+    AnchorsJudged,
+    AuditInfo,
+    Evidence,
+    KeptSample,
+    KeptSamples,
+    LabelResult,
+    LabelsResult,
+    Paired,
+)
 from r2m_client._results import (
     Accuracy,
     AliasInfo,
@@ -54,7 +65,7 @@ from r2m_client._results import (
     UsageInfo,
 )
 from r2m_client._retry import Retry
-from r2m_client._samples import Group, Pair, Sample
+from r2m_client._samples import AnchorStates, Group, Label, Pair, Sample
 from r2m_client._score_stream import ScoreStream
 
 __all__ = [
@@ -63,8 +74,12 @@ __all__ = [
     "AliasMoved",
     "AlignConflict",
     "AlignResult",
+    "AnchorStates",
+    "AnchorsInfo",
+    "AnchorsJudged",
     "AsyncClient",
     "AsyncScoreStream",
+    "AuditInfo",
     "BranchInfo",
     "Change",
     "Client",
@@ -73,14 +88,21 @@ __all__ = [
     "DeadlineError",
     "Drift",
     "Evaluation",
+    "Evidence",
     "Group",
     "GroupCounts",
     "HeadInfo",
     "InvalidRequest",
+    "KeptSample",
+    "KeptSamples",
+    "Label",
+    "LabelResult",
+    "LabelsResult",
     "Loss",
     "NotFound",
     "Overloaded",
     "Pair",
+    "Paired",
     "PolicyInfo",
     "ProtocolError",
     "R2MError",

@@ -191,6 +191,7 @@ def _attach(call: Call[Any], message: Message) -> None:
         return
     if isinstance(message, pb.AlignRequest):
         samples = [sample for group in message.groups for sample in group.samples]
+        samples += [one for pair in message.anchors for one in (pair.chosen, pair.rejected)]
     elif isinstance(message, pb.EvaluateRequest):
         samples = [one for pair in message.pairs for one in (pair.chosen, pair.rejected)]
     else:

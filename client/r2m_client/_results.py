@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from r2m_client._errors import SamplesFailed, ServerError
+from r2m_client._label_results import AnchorsInfo, AnchorsJudged, AuditInfo, Evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Score:
         states: hidden states received.
         truncated: tokens cut off, where the run cuts.
         finish_reason: as it was sent.
+        audit: whether it is marked for an outside label (`Client.add_labels`).
     """
 
     id: str
@@ -34,6 +36,7 @@ class Score:
     states: int | None = None
     truncated: int | None = None
     finish_reason: str | None = None
+    audit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class ScoreResult:
         fingerprint: of the backbone.
         run, head, branch, omega: which head it was; None without a run.
         scores: one per sample.
+        advice: what the audited gap says: ok, warn, stop; None without a run.
     """
 
     fingerprint: str
@@ -52,6 +56,7 @@ class ScoreResult:
     branch: str | None = None
     omega: float | None = None
     scores: tuple[Score, ...] = ()
+    advice: str | None = None
 
     @property
     def rewards(self) -> list[float | None]:
@@ -88,13 +93,22 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class GroupCounts:
-    """What became of the groups: used = pseudo + labelled."""
+    """What became of the groups: used = pseudo + labelled.
+
+    Attributes:
+        replayed: pairs with outside labels learnt from again.
+        withheld: outside labels not used, since their prompt judges.
+        disagree: outside labels that the reward had otherwise.
+    """
 
     used: int
     skipped: int
     pseudo: int
     labelled: int
     skipped_because: dict[str, int] = field(default_factory=dict[str, int])
+    replayed: int = 0
+    withheld: int = 0
+    disagree: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +140,10 @@ class AlignResult:
         parent: the head that was trained from.
         verdict: accepted, rejected, undecided, skipped or frozen; reason says why.
         sigma: mean within-group standard deviation of the rewards.
+        anchors: what they said of the candidate, where they judged.
+        anchors_step: the next step that brings the anchors' hidden states.
+        evidence: numbers that inform and never decide.
+        advice: what the audited gap says: ok, warn, stop.
     """
 
     run: str
@@ -145,6 +163,10 @@ class AlignResult:
     gradient_norm: float | None = None
     errors: tuple[SampleError, ...] = ()
     notes: tuple[str, ...] = ()
+    anchors: AnchorsJudged | None = None
+    anchors_step: int | None = None
+    evidence: Evidence | None = None
+    advice: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +210,7 @@ class Change:
 
     Attributes:
         at: RFC 3339, UTC.
-        what: created, updated, archived, alias or rollback.
+        what: created, updated, archived, alias, rollback, anchors, frozen or unfrozen.
         detail: what changed; of an update, by key: [before, after].
     """
 
@@ -241,6 +263,8 @@ class RunInfo:
         created_at: RFC 3339, UTC.
         truncation: none (too long is an error), left or right.
         usage, live: where one run is asked for: counters, and the live head's numbers.
+        frozen: why aligns change nothing; None: they do.
+        rejections: in a row, on the current branch.
     """
 
     run: str
@@ -259,6 +283,11 @@ class RunInfo:
     truncation: str = "none"
     usage: UsageInfo | None = None
     live: dict[str, Any] = field(default_factory=dict[str, Any])
+    frozen: str | None = None
+    rejections: int = 0
+    anchors: AnchorsInfo | None = None
+    audit: AuditInfo | None = None
+    advice: str = "ok"
 
 
 @dataclass(frozen=True, slots=True)

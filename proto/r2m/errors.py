@@ -52,6 +52,11 @@ class Code(StrEnum):
     FEEDBACK_CONVENTION = "feedback_convention"
     FEEDBACK_NOT_FINITE = "feedback_not_finite"
     REWARD_NOT_FINITE = "reward_not_finite"
+    # outside labels and anchors
+    NO_ANCHORS = "no_anchors"
+    UNKNOWN_ANCHOR = "unknown_anchor"
+    UNKNOWN_SAMPLE = "unknown_sample"
+    LABEL_CONFLICT = "label_conflict"
     # the server
     OVERLOADED = "overloaded"
     NOT_READY = "not_ready"
@@ -196,6 +201,20 @@ TABLE: dict[Code, Row] = {
     ),
     Code.REWARD_NOT_FINITE: Row(
         422, "OUT_OF_RANGE", False, "The reward of this sample overflowed: there is no number."
+    ),
+    Code.NO_ANCHORS: Row(404, "NOT_FOUND", False, "The run has no anchor set; put one first."),
+    Code.UNKNOWN_ANCHOR: Row(
+        404, "NOT_FOUND", False, "The run's anchor set has no pair of this id; the others judge."
+    ),
+    Code.UNKNOWN_SAMPLE: Row(
+        404,
+        "NOT_FOUND",
+        False,
+        "No sample of this id waits for a label: score did not mark it (`audit`), or it was so "
+        "long ago that it is not kept any more.",
+    ),
+    Code.LABEL_CONFLICT: Row(
+        409, "ALREADY_EXISTS", False, "The sample has another grade already; the first one stays."
     ),
     Code.OVERLOADED: Row(
         429, "RESOURCE_EXHAUSTED", True, "The server is at its limits: wait, then retry."

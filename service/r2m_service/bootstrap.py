@@ -18,6 +18,7 @@ import uvicorn
 from r2m.errors import Problem
 from r2m_service.application.app import Application
 from r2m_service.application.contract import SampleIn, VanillaRequest
+from r2m_service.application.marking import KeepLimits
 from r2m_service.engine.torch_engine import EngineLimits, TorchEngine
 from r2m_service.modeling.backbone import Backbone
 from r2m_service.modeling.loading import ModelRefusedError, load_backbone
@@ -96,11 +97,13 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
 
     application = Application(
         registry,
+        registry,
         blobs,
         engine,
         version=version("r2m-serve"),
         ready=ready,
         max_head_bytes=settings.max_head_bytes,
+        keep=KeepLimits(settings.label_samples, settings.label_bytes),
     )
     parts = Parts(application, engine, registry)
     return parts

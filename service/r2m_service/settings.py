@@ -114,6 +114,12 @@ class Settings(BaseSettings):
     stream_samples: int = Field(
         default=1024, ge=1, description="samples in flight of one ScoreStream"
     )
+    label_samples: int = Field(
+        default=10_000, ge=1, description="samples of a run kept until their outside labels come"
+    )
+    label_bytes: int = Field(
+        default=4 * GIB, ge=0, description="bytes of hidden states kept with them, by run"
+    )
     drain_seconds: float = Field(
         default=20.0, ge=0, description="seconds that work at hand gets at shutdown"
     )

@@ -7,13 +7,15 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from r2m.errors import Code, Problem
-from r2m_service.application.align_conclusion import AlignContext, Conclusion
+from r2m_service.application.align_conclusion import Conclusion
+from r2m_service.application.align_context import AlignContext
 from r2m_service.application.contract import (
     AlignAnswer,
     AlignRequest,
     GroupIn,
     SampleError,
 )
+from r2m_service.application.lessons import Lesson, Lessons, unlabelled
 from r2m_service.application.lookup import find_head, find_run, head_source
 from r2m_service.application.ports import (
     AlignGroup,
@@ -46,6 +48,7 @@ class Align:
     Args:
         heavy: what bounds work that holds several copies of a head.
         usage: counters by run.
+        lessons: what is learnt and judged beside the groups sent.
     """
 
     def __init__(
@@ -55,12 +58,14 @@ class Align:
         engine: Engine,
         heavy: asyncio.Semaphore,
         usage: Usage,
+        lessons: Lessons,
     ) -> None:
         self._registry = registry
         self._blobs = blobs
         self._engine = engine
         self._heavy = heavy
         self._usage = usage
+        self._lessons = lessons
         self._conclusion = Conclusion(registry, blobs)
         self._locks: dict[str, asyncio.Lock] = {}
         self._running: set[asyncio.Task[AlignAnswer]] = set()
@@ -125,7 +130,10 @@ class Align:
             step=request.step,
             hash=hashed,
         )
-        return await self._align(context, request.groups, progress)
+        if state.run.frozen is not None:
+            return await asyncio.to_thread(self._conclusion.freeze, context, len(request.groups))
+        lesson = await self._lessons.of(state, request)
+        return await self._align(context, request.groups, lesson, progress)
 
     async def _answered(
         self, name: str, branch: Branch, step: int, hashed: str
@@ -150,11 +158,19 @@ class Align:
         return None
 
     async def _align(
-        self, context: AlignContext, groups: list[GroupIn], progress: Progress | None
+        self,
+        context: AlignContext,
+        groups: list[GroupIn],
+        lesson: Lesson,
+        progress: Progress | None,
     ) -> AlignAnswer:
+        groups = [
+            unlabelled(group) if place in lesson.withheld else group
+            for place, group in enumerate(groups)
+        ]
         jobs, results, errors = await self._prepared(context.run, groups)
         update = await self._engine.align(
-            await self._job(context, list(jobs.values())),
+            await self._job(context, list(jobs.values()), lesson),
             lambda done: progress(done, len(jobs)) if progress else None,
         )
         self._usage.aligned(context.run.name, update.device_seconds)
@@ -165,6 +181,7 @@ class Align:
         return await asyncio.to_thread(
             self._conclusion.conclude,
             context,
+            lesson,
             update,
             [results[place] for place in sorted(results)],
             errors,
@@ -192,10 +209,12 @@ class Align:
                 jobs[place] = AlignGroup(items, _preferred(group))
         return jobs, results, errors
 
-    async def _job(self, context: AlignContext, groups: list[AlignGroup]) -> AlignJob:
+    async def _job(
+        self, context: AlignContext, groups: list[AlignGroup], lesson: Lesson
+    ) -> AlignJob:
         parent = context.parent
         optimizer = None
-        if groups and parent.t > 0:
+        if (groups or lesson.replay) and parent.t > 0:
             if parent.optimizer is None:
                 raise Problem(
                     Code.HEAD_DAMAGED,
@@ -205,16 +224,22 @@ class Align:
         return AlignJob(
             parent=head_source(self._blobs, context.run, parent),
             reference=head_source(self._blobs, context.run, context.reference),
+            origin=head_source(
+                self._blobs, context.run, await find_head(self._registry, context.state, 0)
+            ),
             optimizer=optimizer,
             t=parent.t,
             method=context.run.method,
             candidate_omega=context.candidate_omega,
             groups=groups,
+            replay=lesson.replay,
+            anchors=list(lesson.anchors.values()),
         )
 
 
 def _decoded_hash(request: AlignRequest) -> str:
     decode_feedback([sample for group in request.groups for sample in group.samples])
+    decode_feedback([one for pair in request.anchors for one in (pair.chosen, pair.rejected)])
     return content_hash(request)
 
 
@@ -231,6 +256,10 @@ def _require_form(request: AlignRequest) -> None:
         ),
         what="samples",
     )
+    require_distinct(
+        ((pair.id, f"anchors[{place}].id") for place, pair in enumerate(request.anchors)),
+        what="anchor pairs",
+    )
     for place, group in enumerate(request.groups):
         if not group.preferred:
             continue
@@ -244,7 +273,7 @@ def _require_form(request: AlignRequest) -> None:
 
 
 def _require_labels_taken(run: Run, request: AlignRequest) -> None:
-    if run.method.labels == "outside_first":
+    if run.method.labels != "pseudo":
         return
     for place, group in enumerate(request.groups):
         if group.preferred:

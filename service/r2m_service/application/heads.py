@@ -15,6 +15,7 @@ from r2m_service.application.contract import (
     RollbackRequest,
     RunOut,
 )
+from r2m_service.application.label_port import LabelStore
 from r2m_service.application.lookup import find_head, find_run, head_after, head_out, run_out
 from r2m_service.application.ports import Blobs, Engine, Registry
 from r2m_service.application.usage import Usage
@@ -29,6 +30,7 @@ class Heads:
     Args:
         heavy: what bounds work that holds several copies of a head.
         usage: counters by run.
+        labels: outside labels, and what waits for them.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class Heads:
         engine: Engine,
         heavy: asyncio.Semaphore,
         usage: Usage,
+        labels: LabelStore,
     ) -> None:
         self._registry = registry
+        self._labels = labels
         self._blobs = blobs
         self._engine = engine
         self._heavy = heavy
@@ -49,7 +53,8 @@ class Heads:
         """One run with its usage and the live head's numbers. Raises Problem(unknown_run)."""
         state = await find_run(self._registry, run)
         live = await find_head(self._registry, state, LIVE)
-        return run_out(state, usage=self._usage.of(run), live=live)
+        waiting = await asyncio.to_thread(self._labels.waiting_samples, run)
+        return run_out(state, usage=self._usage.of(run), live=live, waiting=waiting)
 
     async def list_heads(self, run: str) -> HeadList:
         """All versions of a run. Raises Problem(unknown_run)."""

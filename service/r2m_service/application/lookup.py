@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from r2m.errors import Code, Problem
 from r2m_service.application.contract import (
     NAME_PATTERN,
+    AnchorsOut,
+    AuditOut,
     BranchOut,
     HeadOut,
     PolicyOut,
@@ -17,6 +19,7 @@ from r2m_service.application.contract import (
     UsageOut,
 )
 from r2m_service.application.ports import Blobs, HeadKey, HeadSource, Registry
+from r2m_service.domain.audit import AuditState
 from r2m_service.domain.runs import FIRST_BRANCH, LIVE, Branch, Head, Run, RunState
 
 RUN_NAME = re.compile(NAME_PATTERN)
@@ -112,8 +115,14 @@ def head_source(blobs: Blobs, run: Run, head: Head) -> HeadSource:
     )
 
 
-def run_out(state: RunState, *, usage: UsageOut | None = None, live: Head | None = None) -> RunOut:
-    """A run, for an answer; `usage` and the live head's numbers where one run is asked for."""
+def run_out(
+    state: RunState,
+    *,
+    usage: UsageOut | None = None,
+    live: Head | None = None,
+    waiting: int | None = None,
+) -> RunOut:
+    """A run, for an answer; usage, the live head's numbers and the audit where one is asked for."""
     run, branch = state.run, state.branch(None)
     return RunOut(
         run=run.name,
@@ -143,6 +152,44 @@ def run_out(state: RunState, *, usage: UsageOut | None = None, live: Head | None
         truncation=run.truncation,
         usage=usage,
         live={} if live is None else {"verdict": live.verdict, "t": live.t, **live.metrics},
+        frozen=run.frozen,
+        rejections=branch.rejections,
+        anchors=anchors_out(state),
+        audit=None if waiting is None else audit_out(state.audit, waiting),
+        advice=state.audit.advice,
+    )
+
+
+def anchors_out(state: RunState) -> AnchorsOut | None:
+    """The anchor set that judges, for an answer."""
+    if state.anchors is None:
+        return None
+    return AnchorsOut(
+        run=state.run.name,
+        set=state.anchors.number,
+        pairs=state.anchors.pairs,
+        looks=state.anchors.looks,
+        sha256=state.anchors.file.sha256,
+        next_step=next_anchors(state, state.branch(None).step),
+    )
+
+
+def next_anchors(state: RunState, step: int) -> int | None:
+    """The first step after `step` at which the anchors' hidden states come along."""
+    every = state.run.method.gate.anchors_every
+    if state.anchors is None or every is None:
+        return None
+    return (step // every + 1) * every
+
+
+def audit_out(audit: AuditState, waiting: int) -> AuditOut:
+    """The audited gap, for an answer."""
+    return AuditOut(
+        judged=audit.judged,
+        waiting=waiting,
+        gap=audit.gap,
+        cusum=audit.cusum,
+        note=audit.note,
     )
 
 

@@ -49,6 +49,14 @@ class Registry(Protocol):
         """All runs, oldest first."""
         ...
 
+    def set_frozen(self, name: str, reason: str | None, change: Change) -> None:
+        """Freeze a run, or lift it: then the count of rejections and the alarm start anew.
+
+        Raises:
+            Problem: unknown_run, run_archived.
+        """
+        ...
+
     def archive_run(self, name: str, change: Change) -> None:
         """Mark a run read-only.
 
@@ -242,22 +250,37 @@ class AlignGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class AnchorItems:
+    """A held-out pair; the first should have the higher reward."""
+
+    chosen: Item
+    rejected: Item
+
+
+@dataclass(frozen=True, slots=True)
 class AlignJob:
     """One update, from the parent's weights.
 
     Attributes:
+        origin: version 0.
         optimizer: the parent's optimizer state, None at t = 0.
         t: accepted updates behind the parent.
         candidate_omega: what the candidate will score with: drift is measured at it.
+        groups: of this step.
+        replay: pairs with outside labels, learnt from again; nothing else is measured on them.
+        anchors: pairs that judge and never train.
     """
 
     parent: HeadSource
     reference: HeadSource
+    origin: HeadSource
     optimizer: bytes | None
     t: int
     method: MethodSettings
     candidate_omega: float
     groups: Sequence[AlignGroup]
+    replay: Sequence[AlignGroup] = ()
+    anchors: Sequence[AnchorItems] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +289,8 @@ class GroupResult:
 
     Attributes:
         skipped: None, or `equal` (all rewards equal), `too_few` (fewer than two samples),
-            `error` (a sample could not be used).
+            `error` (a sample could not be used), `unlabelled` (the run learns from outside
+            labels alone and this group has none).
         errors: by place in the group.
     """
 
@@ -275,13 +299,48 @@ class GroupResult:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredGroup:
+    """A used group's rewards, by sample.
+
+    Attributes:
+        rewards: by the parent at its ω, before the update; what `preferred` is held against.
+        vanilla: by the frozen reward model.
+        tokens: of the text.
+        candidate, reference, origin: at the candidate's ω; empty where the gate measures no drift.
+        other: by the parent at its ω, each with another group's hidden states; empty where that
+            was not measured.
+    """
+
+    preferred: tuple[int, int] | None
+    rewards: Sequence[float]
+    vanilla: Sequence[float]
+    tokens: Sequence[int]
+    candidate: Sequence[float] = ()
+    reference: Sequence[float] = ()
+    origin: Sequence[float] = ()
+    other: Sequence[float] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorMargins:
+    """Reward of the chosen less that of the rejected, by each head at the ω it scores with."""
+
+    candidate: float
+    reference: float
+    live: float
+
+
+@dataclass(frozen=True, slots=True)
 class Update:
     """What an align computed. Losses are means over the used groups, before the update.
 
     Attributes:
+        replayed: pairs of the replay that were learnt from.
         weights, optimizer: the candidate's files; None where no group could be used.
         finite: whether loss, gradient and candidate are.
-        candidate_rewards, reference_rewards: of the used groups' samples, at the candidate's ω.
+        measured: the used groups of this step, without the replay.
+        anchors: by place; a problem where a pair could not be judged. Empty where there is no
+            candidate.
         sigma: mean over groups of the rewards' standard deviation (1/K).
         device_seconds: what the device spent on it.
     """
@@ -289,6 +348,7 @@ class Update:
     groups: Sequence[GroupResult]
     labelled: int
     pseudo: int
+    replayed: int
     gre_groups: int
     bt: float | None
     gre: float | None
@@ -299,8 +359,8 @@ class Update:
     finite: bool
     weights: bytes | None
     optimizer: bytes | None
-    candidate_rewards: Sequence[Sequence[float]]
-    reference_rewards: Sequence[Sequence[float]]
+    measured: Sequence[MeasuredGroup] = ()
+    anchors: Sequence[AnchorMargins | Problem] = ()
     device_seconds: float = 0.0
 
 

@@ -1,8 +1,10 @@
 """One update as a chain of device turns, each at most one group's work.
 
-1. every group: RTEs, c and j under the parent's weights, c under the reference's;
+1. every group of the step and of the replay: RTEs, c and j under the parent's weights, c under the
+   reference's;
 2. once: labels, loss, gradient; then the optimizer, tensor by tensor;
-3. every group, where the gate asks for drift: c under the candidate's weights.
+3. every group, where the gate asks for drift: c under the candidate's weights;
+4. every anchor pair: its margin under candidate, reference and parent.
 """
 
 from __future__ import annotations
@@ -10,20 +12,46 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from r2m.errors import Code, Problem
-from r2m_service.application.ports import AlignGroup, AlignJob, GroupResult, Item, Update
+from r2m.errors import Problem
+from r2m_service.application.ports import (
+    AlignGroup,
+    AlignJob,
+    AnchorItems,
+    AnchorMargins,
+    GroupResult,
+    Item,
+    MeasuredGroup,
+    Update,
+)
 from r2m_service.engine.embedding import Embedder
-from r2m_service.engine.pooling import pool_item
-from r2m_service.modeling.attention import Pooled
+from r2m_service.engine.measuring import Errors, Measuring, require_rewards
 from r2m_service.modeling.backbone import Encoded
 from r2m_service.modeling.head import Head, Parts
 from r2m_service.modeling.loss import GroupRewards, Loss, loss_of_groups, sigma
 from r2m_service.modeling.update import AdamWStep, Moments, Step, gradients
+
+OTHER_GROUPS = 16
+"""Groups whose rewards are also asked with other states: the feedback gain rests on them."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlignHeads:
+    """The weights an align is about.
+
+    Attributes:
+        parent: what is updated.
+        reference: what the KL pull and drift are measured against.
+        origin: version 0.
+    """
+
+    parent: Head
+    reference: Head
+    origin: Head
 
 
 @dataclass(slots=True)
@@ -35,11 +63,13 @@ class _Group:
 
     items: Sequence[Item]
     preferred: tuple[int, int] | None
+    replayed: bool
     rte_KR: Tensor
     c_KP: Tensor | None
     j_KP: Tensor | None
     parts: Parts
     reference: Parts
+    other: Sequence[float] = field(default_factory=list[float])
     candidate: Parts | None = None
 
 
@@ -47,9 +77,8 @@ class Aligner:
     """Computes one align. Call the turns in order, each on the device thread.
 
     Args:
-        parent: the weights to update.
-        reference: the weights that the KL pull and drift are measured against.
         moments: the optimizer's state that goes with the parent.
+        vanilla: the frozen reward model's own rewards of RTEs.
         one_by_one: deterministic mode: no product over more than one sample's query.
     """
 
@@ -57,34 +86,41 @@ class Aligner:
         self,
         job: AlignJob,
         *,
-        parent: Head,
-        reference: Head,
+        heads: AlignHeads,
         moments: Moments,
         embedder: Embedder,
+        vanilla: Callable[[Tensor], Tensor],
         device: torch.device,
         one_by_one: bool,
     ) -> None:
         self._job = job
-        self._parent = parent
-        self._reference = reference
+        self._heads = heads
+        self._parent = heads.parent
         self._moments = moments
-        self._embedder = embedder
+        self._vanilla = vanilla
+        self._measuring = Measuring(embedder, states=heads.parent.attends, one_by_one=one_by_one)
         self._device = device
-        self._one_by_one = one_by_one
         self._omega = job.parent.key.omega
         self._results: list[GroupResult] = []
         self._used: list[_Group] = []
+        self._before: tuple[Sequence[Item], Sequence[Encoded]] | None = None
         self._loss: Loss | None = None
         self._optimizer: AdamWStep | None = None
         self._step: Step | None = None
         self._candidate: Head | None = None
+        self._anchors: list[AnchorMargins | Problem] = []
         self._overflowed = False
         self._device_seconds = 0.0
 
     def turns(self) -> Iterator[Callable[[], bool]]:
-        """The turns; each tells whether it finished a group's first pass."""
+        """The turns; each tells whether it finished the first pass of a group of the step."""
         for turn in self._turns():
             yield lambda turn=turn: self._timed(turn)
+
+    @property
+    def results(self) -> Sequence[GroupResult]:
+        """What became of the groups that had their first pass."""
+        return self._results
 
     def _timed(self, turn: Callable[[], bool]) -> bool:
         started = time.perf_counter()
@@ -96,22 +132,31 @@ class Aligner:
     def _turns(self) -> Iterator[Callable[[], bool]]:
         for group in self._job.groups:
             yield lambda group=group: self._measure(group)
+        for pair in self._job.replay:
+            yield lambda pair=pair: self._measure_again(pair)
         yield self._differentiate
         if self._optimizer is not None:
             for name in self._optimizer.names:
                 yield lambda name=name: self._move(name)
             yield self._make_candidate
-        if self._candidate is not None and self._job.method.gate.checks_drift:
+        if self._candidate is None:
+            return
+        if self._job.method.gate.checks_drift:
             for used in self._used:
-                yield lambda used=used: self._measure_candidate(used)
+                if not used.replayed:
+                    yield lambda used=used: self._measure_candidate(used)
+        for pair in self._job.anchors:
+            yield lambda pair=pair: self._judge(pair)
 
     @torch.no_grad()
     def _measure(self, group: AlignGroup) -> bool:
-        skipped, errors = None, dict[int, Problem]()
+        skipped, errors = None, Errors()
         if len(group.items) < 2:
             skipped = "too_few"
+        elif group.preferred is None and self._job.method.labels == "outside_only":
+            skipped = "unlabelled"
         else:
-            made = self._group(group, errors)
+            made = self._group(group, errors, replayed=False)
             if made is None:
                 skipped = "error"
             elif not self._rewards(made).has_label:
@@ -121,73 +166,53 @@ class Aligner:
         self._results.append(GroupResult(skipped, errors))
         return True
 
-    def _group(self, group: AlignGroup, errors: dict[int, Problem]) -> _Group | None:
-        encoded = self._encoded(group.items)
+    @torch.no_grad()
+    def _measure_again(self, pair: AlignGroup) -> bool:
+        made = self._group(pair, Errors(), replayed=True)
+        if made is not None:  # what cannot be scored any more is not learnt from
+            self._used.append(made)
+        return False
+
+    def _group(self, group: AlignGroup, errors: Errors, *, replayed: bool) -> _Group | None:
+        items, parent = group.items, self._parent
+        encoded = self._measuring.encoded(items)
         rte_KR = torch.stack([one.rte_R for one in encoded])
         c_KP = j_KP = None
-        if self._parent.attends:
-            assert self._parent.v_P is not None
-            z_P = (1.0 - self._omega) * self._parent.v_P
-            pooled = self._pool(self._parent, group.items, encoded, rte_KR, z_P, errors)
+        if parent.attends:
+            assert parent.v_P is not None
+            z_P = (1.0 - self._omega) * parent.v_P
+            pooled = self._measuring.pool(parent, items, encoded, rte_KR, z_P, errors)
             if errors:
                 return None
             c_KP = torch.stack([one.c_P for one in pooled])
             j_KP = torch.stack([one.j_P for one in pooled if one.j_P is not None])
-        parts = self._parent.parts(rte_KR, c_KP)
+        parts = parent.parts(rte_KR, c_KP)
         reference: Parts | None = parts
-        if self._reference is not self._parent:
-            reference = self._parts(self._reference, group.items, encoded, rte_KR, errors)
-        for place, reward in enumerate(parts.rewards(self._omega).tolist()):
-            if not math.isfinite(reward):
-                errors[place] = Problem(
-                    Code.REWARD_NOT_FINITE, f"the reward of this sample is {reward}"
-                )
+        if self._heads.reference is not parent:
+            reference = self._measuring.parts(self._heads.reference, items, encoded, rte_KR, errors)
+        require_rewards(parts.rewards(self._omega).tolist(), errors)
         if errors or reference is None:
             return None
-        return _Group(group.items, group.preferred, rte_KR, c_KP, j_KP, parts, reference)
+        made = _Group(items, group.preferred, replayed, rte_KR, c_KP, j_KP, parts, reference)
+        if not replayed:
+            made.other = self._with_others_states(made)
+            self._before = (items, encoded)
+        return made
 
-    def _parts(
-        self,
-        head: Head,
-        items: Sequence[Item],
-        encoded: Sequence[Encoded],
-        rte_KR: Tensor,
-        errors: dict[int, Problem],
-    ) -> Parts | None:
-        """Rewards of a group by weights that are only asked, not trained."""
-        if head.blind:
-            return head.parts(rte_KR, None)
-        pooled = self._pool(head, items, encoded, rte_KR, None, errors)
-        return None if errors else head.parts(rte_KR, torch.stack([one.c_P for one in pooled]))
-
-    def _pool(
-        self,
-        head: Head,
-        items: Sequence[Item],
-        encoded: Sequence[Encoded],
-        rte_KR: Tensor,
-        z_P: Tensor | None,
-        errors: dict[int, Problem],
-    ) -> list[Pooled]:
-        queries_KP = self._queries(head, rte_KR)
-        found: list[Pooled] = []
-        for place, item in enumerate(items):
-            try:
-                found.append(pool_item(item, encoded[place], queries_KP[place], z_P))
-            except Problem as problem:
-                errors[place] = problem
-        return found
-
-    def _encoded(self, items: Sequence[Item]) -> list[Encoded]:
-        states = self._parent.attends and any(item.feedback is None for item in items)
-        return self._embedder.embed(
-            [item.token_ids for item in items], states=[states] * len(items)
+    def _with_others_states(self, group: _Group) -> Sequence[float]:
+        """The rewards with the states of the group before: what h itself is worth."""
+        if self._parent.blind or self._before is None or len(self._used) > OTHER_GROUPS:
+            return []
+        items, encoded = self._before
+        places = [place % len(items) for place in range(len(group.items))]
+        parts = self._measuring.parts(
+            self._parent,
+            [items[place] for place in places],
+            [encoded[place] for place in places],
+            group.rte_KR,
+            Errors(),
         )
-
-    def _queries(self, head: Head, rte_KR: Tensor) -> Tensor:
-        if self._one_by_one:
-            return torch.cat([head.queries(rte_R[None]) for rte_R in rte_KR])
-        return head.queries(rte_KR)
+        return [] if parts is None else parts.rewards(self._omega).tolist()
 
     def _rewards(self, group: _Group) -> GroupRewards:
         """The group as the loss takes it: parent and reference at the ω in training."""
@@ -239,47 +264,69 @@ class Aligner:
         self._step = self._optimizer.finish()
         metadata = {**self._parent.metadata, "omega": job.candidate_omega, "t": job.t + 1}
         self._candidate = Head(self._step.tensors, metadata)
-        if not job.method.gate.checks_drift:
+        for group in self._used:
+            if job.method.gate.checks_drift and not group.replayed:
+                continue  # the third pass looks at it
             # Nobody reads the states again: whether its rewards are numbers shows on the parent's.
-            for group in self._used:
-                rewards = self._candidate.parts(group.rte_KR, group.c_KP).rewards(
-                    job.candidate_omega
-                )
-                self._overflowed |= not bool(torch.isfinite(rewards).all())
+            rewards = self._candidate.parts(group.rte_KR, group.c_KP).rewards(job.candidate_omega)
+            self._overflowed |= not bool(torch.isfinite(rewards).all())
         return False
 
     @torch.no_grad()
     def _measure_candidate(self, group: _Group) -> bool:
         assert self._candidate is not None
-        encoded = self._encoded(group.items)
-        errors = dict[int, Problem]()
-        group.candidate = self._parts(self._candidate, group.items, encoded, group.rte_KR, errors)
+        encoded = self._measuring.encoded(group.items)
+        errors = Errors()
+        group.candidate = self._measuring.parts(
+            self._candidate, group.items, encoded, group.rte_KR, errors
+        )
         self._overflowed |= bool(errors)
+        return False
+
+    @torch.no_grad()
+    def _judge(self, pair: AnchorItems) -> bool:
+        assert self._candidate is not None
+        items = (pair.chosen, pair.rejected)
+        encoded = self._measuring.encoded(items)
+        rte_KR = torch.stack([one.rte_R for one in encoded])
+        margins: list[float] = []
+        errors = Errors()
+        at = self._job.candidate_omega
+        for head, omega in (
+            (self._candidate, at),
+            (self._heads.reference, at),
+            (self._parent, self._omega),
+        ):
+            parts = self._measuring.parts(head, items, encoded, rte_KR, errors)
+            rewards = [] if parts is None else parts.rewards(omega).tolist()
+            require_rewards(rewards, errors)
+            if errors:
+                self._anchors.append(next(iter(errors.values())))
+                return False
+            margins.append(rewards[0] - rewards[1])
+        self._anchors.append(AnchorMargins(*margins))
         return False
 
     def result(self) -> Update:
         """What the turns came to."""
-        labelled = sum(group.preferred is not None for group in self._used)
+        own = [group for group in self._used if not group.replayed]
+        labelled = sum(group.preferred is not None for group in own)
         loss, step = self._loss, self._step
         sigmas = [float(sigma(self._rewards(group).r_K.double())) for group in self._used]
-        omega = self._job.candidate_omega
-        measured = [
-            (group.candidate.rewards(omega).tolist(), group.reference.rewards(omega).tolist())
-            for group in self._used
-            if group.candidate is not None
-        ]
+        measured = [self._measured(group) for group in own]
         finite = (
             not self._overflowed
             and step is not None
             and step.finite
             and loss is not None
             and math.isfinite(loss.total)
-            and all(math.isfinite(r) for pair in measured for rewards in pair for r in rewards)
+            and all(math.isfinite(r) for one in measured for r in (*one.candidate, *one.reference))
         )
         return Update(
             groups=self._results,
             labelled=labelled,
-            pseudo=len(self._used) - labelled,
+            pseudo=len(own) - labelled,
+            replayed=len(self._used) - len(own),
             gre_groups=loss.gre_groups if loss else 0,
             bt=loss.bt if loss else None,
             gre=loss.gre if loss else None,
@@ -290,9 +337,27 @@ class Aligner:
             finite=finite,
             weights=self._candidate.to_bytes() if self._candidate else None,
             optimizer=step.moments.to_bytes() if step else None,
-            candidate_rewards=[candidate for candidate, _ in measured],
-            reference_rewards=[reference for _, reference in measured],
+            measured=measured,
+            anchors=self._anchors,
             device_seconds=self._device_seconds,
+        )
+
+    def _measured(self, group: _Group) -> MeasuredGroup:
+        omega = self._job.candidate_omega
+        drift = group.candidate is not None
+        origin = self._heads.origin
+        return MeasuredGroup(
+            preferred=group.preferred,
+            rewards=group.parts.rewards(self._omega).tolist(),
+            vanilla=self._vanilla(group.rte_KR).tolist(),
+            tokens=[len(item.token_ids) for item in group.items],
+            candidate=group.candidate.rewards(omega).tolist() if group.candidate else [],
+            reference=group.reference.rewards(omega).tolist() if drift else [],
+            # Version 0 is blind: it needs no states.
+            origin=origin.parts(group.rte_KR, None).rewards(omega).tolist()
+            if drift and origin.blind
+            else [],
+            other=group.other,
         )
 
 

@@ -27,7 +27,7 @@ from r2m_service.application.ports import (
 )
 from r2m_service.domain.method import MethodSettings
 from r2m_service.domain.runs import FeedbackSource, Truncation
-from r2m_service.engine.align import Aligner
+from r2m_service.engine.align import Aligner, AlignHeads
 from r2m_service.engine.cache import BytesCache
 from r2m_service.engine.embedding import Embedder
 from r2m_service.engine.pooling import pool_item
@@ -190,10 +190,10 @@ class TorchEngine:
         parent = await self.load(job.parent)
         aligner = Aligner(
             job,
-            parent=parent,
-            reference=await self.load(job.reference),
+            heads=AlignHeads(parent, await self.load(job.reference), await self.load(job.origin)),
             moments=await asyncio.to_thread(self._moments, parent, job.optimizer),
             embedder=self._embedder,
+            vanilla=self._backbone.vanilla,
             device=self._backbone.device,
             one_by_one=self._deterministic,
         )

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, insert, select, update
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from r2m.errors import Code, Problem
 from r2m_service.domain.runs import (
@@ -18,8 +15,7 @@ from r2m_service.domain.runs import (
     AnsweredStep,
     Branch,
 )
-from r2m_service.registry.engine import for_reading, is_duplicate, open_engine, storage_problem
-from r2m_service.registry.migrate import migrate
+from r2m_service.registry.labels import SqlLabels
 from r2m_service.registry.rows import (
     branch_row,
     change_of,
@@ -29,54 +25,34 @@ from r2m_service.registry.rows import (
     settings_to_json,
 )
 from r2m_service.registry.statements import (
+    audit_of,
+    count_look,
     lock_open_run,
     move_live,
     point,
     pointed,
     record,
+    remember_trained,
     require_head,
+    set_frozen,
     states,
+    store_audit,
 )
 from r2m_service.registry.tables import branches, changes, heads, runs, steps
+from r2m_service.registry.transactions import Transactions
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-    from pathlib import Path
-
-    from sqlalchemy import Connection
-
     from r2m_service.domain.method import MethodSettings
     from r2m_service.domain.runs import Change, Head, Run, RunState, StepCommit
 
 
-class SqlRegistry:
-    """The application's `Registry`. Safe from many threads, and from many replicas.
+class SqlRegistry(SqlLabels, Transactions):
+    """The application's `Registry` and `LabelStore`. Safe from many threads and many replicas.
 
     Every method is one transaction, and raises Problem(storage_failed) where the database fails.
     Writers of a run take its row first and so come one after the other: what they read stays true
     until they commit. The compare-and-swap and the unique keys do not rest on that.
-
-    Args:
-        url: `postgresql://…`, `sqlite:///file`, or the Path of an SQLite file. Tables are made,
-            or changed to this version's.
-        lock_timeout: seconds to wait for another writer before storage_failed.
-
-    Raises:
-        Problem: storage_failed, where the database cannot be opened, or a newer version made it.
     """
-
-    def __init__(self, url: str | Path, *, lock_timeout: float = 10.0) -> None:
-        self._engine = open_engine(url, lock_timeout=lock_timeout)
-        self._reader = for_reading(self._engine)
-        try:
-            migrate(self._engine)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._engine.dispose()
 
     # ------------------------------------------------------------------ reading
 
@@ -165,6 +141,23 @@ class SqlRegistry:
             )
             record(connection, name, change)
 
+    def set_frozen(self, name: str, reason: str | None, change: Change) -> None:
+        """Freeze a run, or lift it: then the count of rejections and the alarm start anew.
+
+        Raises:
+            Problem: unknown_run, run_archived.
+        """
+        with self._writing() as connection:
+            lock_open_run(connection, name)
+            set_frozen(connection, name, reason)
+            if reason is None:
+                connection.execute(
+                    update(branches).where(branches.c.run == name).values(rejections=0)
+                )
+                audit = audit_of(connection, name).reset()
+                store_audit(connection, name, audit)
+            record(connection, name, change)
+
     def archive_run(self, name: str, change: Change) -> None:
         """Mark a run read-only.
 
@@ -225,10 +218,15 @@ class SqlRegistry:
                 update(branches)
                 .where(branches.c.run == commit.run, branches.c.name == commit.branch)
                 .where(branches.c.step == commit.step - 1, branches.c.live == commit.parent)
-                .values(step=commit.step, live=commit.live)
+                .values(step=commit.step, live=commit.live, rejections=commit.rejections)
             )
             if swapped.rowcount != 1:
                 raise conflict
+            if commit.freeze is not None:
+                set_frozen(connection, commit.run, commit.freeze)
+            if commit.look:
+                count_look(connection, commit.run)
+            remember_trained(connection, commit.run, commit.trained)
             connection.execute(
                 insert(steps).values(
                     run=commit.run,
@@ -244,6 +242,8 @@ class SqlRegistry:
                 move_live(connection, commit.run, commit.live)
                 if candidate is not None:
                     point(connection, commit.run, CANDIDATE, candidate.number)
+            if commit.reference is not None:
+                point(connection, commit.run, REFERENCE, commit.reference)
 
     def open_branch(self, run: str, branch: Branch, change: Change) -> None:
         """Add a branch, make it the run's current one, and move `live` and `previous`.
@@ -265,24 +265,3 @@ class SqlRegistry:
             )
             move_live(connection, run, branch.live)
             record(connection, run, change)
-
-    # ------------------------------------------------------------------ transactions
-
-    @contextmanager
-    def _reading(self) -> Generator[Connection]:
-        try:
-            with self._reader.begin() as connection:
-                yield connection
-        except (DBAPIError, PoolTimeoutError) as error:
-            raise storage_problem(error) from error
-
-    @contextmanager
-    def _writing(self, *, conflict: Problem | None = None) -> Generator[Connection]:
-        """One transaction; what a unique key refuses is `conflict`."""
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except (DBAPIError, PoolTimeoutError) as error:
-            if conflict is not None and is_duplicate(error):
-                raise conflict from error
-            raise storage_problem(error) from error

@@ -10,12 +10,17 @@ from r2m_service.application.contract import (
     AliasRequest,
     AlignAnswer,
     AlignRequest,
+    AnchorsOut,
+    AnchorsRequest,
     ChangeList,
     CreateRunRequest,
     EvaluateAnswer,
     EvaluateRequest,
     HeadList,
     HeadOut,
+    KeptSampleList,
+    LabelsAnswer,
+    LabelsRequest,
     RollbackRequest,
     RunList,
     RunOut,
@@ -110,6 +115,24 @@ class Application(Protocol):
 
     async def list_changes(self, run: str) -> ChangeList:
         """A run's audit trail."""
+        ...
+
+    async def put_anchors(self, run: str, request: AnchorsRequest) -> AnchorsOut:
+        """Make a set of held-out pairs the one that judges."""
+        ...
+
+    async def get_anchors(self, run: str) -> AnchorsOut:
+        """The set that judges."""
+        ...
+
+    async def add_labels(self, run: str, request: LabelsRequest) -> LabelsAnswer:
+        """Outside labels of marked samples."""
+        ...
+
+    async def list_samples(
+        self, run: str, *, after: int = 0, limit: int = 100, waiting: bool = False
+    ) -> KeptSampleList:
+        """Marked samples, oldest first."""
         ...
 
     def server(self) -> ServerOut:

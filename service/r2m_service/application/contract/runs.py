@@ -14,6 +14,7 @@ from r2m_service.application.contract.base import (
     Number,
     Truncation,
 )
+from r2m_service.application.contract.labels import Advice, AnchorsOut, AuditOut
 
 
 class PolicyIn(Message):
@@ -47,13 +48,18 @@ class UpdateRunRequest(Message):
         default_factory=dict[str, Any], examples=[{"learning_rate": 1e-5}]
     )
     reason: str | None = Field(default=None, max_length=1000)
+    frozen: bool | None = Field(
+        default=None, description="true: aligns change nothing; false: they do again"
+    )
 
 
 class ChangeOut(Answer):
     """One entry of a run's audit trail."""
 
     at: str
-    what: Literal["created", "updated", "archived", "alias", "rollback"]
+    what: str = Field(
+        description="created, updated, archived, alias, rollback, anchors, frozen, unfrozen"
+    )
     detail: dict[str, Any]
     reason: str | None = None
 
@@ -117,6 +123,11 @@ class RunOut(Answer):
     live: dict[str, Any] = Field(
         default_factory=dict[str, Any], description="the live head's numbers"
     )
+    frozen: str | None = Field(default=None, description="why aligns change nothing")
+    rejections: int = Field(default=0, description="in a row, on the current branch")
+    anchors: AnchorsOut | None = None
+    audit: AuditOut | None = None
+    advice: Advice = "ok"
 
 
 class RunList(Answer):
