@@ -192,7 +192,7 @@ def _checked(pairs: Sequence[AnchorPairIn]) -> list[str]:
                 Code.INVALID_REQUEST, "both sides of the pair are the same text", field=path
             )
         gold = pair.gold
-        if gold is not None and not (len(gold) == 2 and gold[0] > gold[1]):
+        if gold and not (len(gold) == 2 and gold[0] > gold[1]):
             tie = len(gold) == 2 and gold[0] == gold[1]
             raise Problem(
                 Code.INVALID_REQUEST,

@@ -133,10 +133,10 @@ def judge_anchors(
     looks: int,
     look: int,
 ) -> AnchorVerdict:
-    """Accept what is proved non-inferior to both, reject what is proved worse than either.
+    """Accept what is proved non-inferior to both; of the rest, reject what is proved worse.
 
-    Worse at all, not worse by the margin: evidence of harm is reason enough, and a candidate that
-    is equal is refused at the look's level only, once in hundreds.
+    Worse at all, not worse by the margin: with no proof that the loss is small, evidence of a loss
+    is reason enough. A candidate that is equal is rejected at the look's level only.
 
     Args:
         candidate, reference, live: margins by pair, of the chosen's reward over the rejected's,
@@ -158,20 +158,20 @@ def judge_anchors(
     verdict: Literal["accepted", "rejected", "undecided"]
     if n == 0:
         verdict, reason = "undecided", "no anchor pair could be judged"
+    elif short is None:
+        verdict, reason = "accepted", "the anchors prove it non-inferior"
     elif worse is not None:
         verdict, reason = "rejected", f"the anchors prove it worse than {worse}"
-    elif short is not None:
+    else:
         verdict = "undecided"
         reason = f"the anchors do not prove it at most {100 * margin:g} points worse than {short}"
-    else:
-        verdict, reason = "accepted", "the anchors prove it non-inferior"
     numbers = ", ".join(
         f"{100 * one.difference:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}] to {name}"
         for name, one in against.items()
     )
     return AnchorVerdict(
         verdict=verdict,
-        reason=f"{reason} ({numbers}; {n} pairs, look {look})",
+        reason=f"{reason} ({numbers}; {n} {'pair' if n == 1 else 'pairs'}, look {look})",
         pairs=n,
         accuracy=right / n if n else 0.0,
         wilson=wilson(right, n),
