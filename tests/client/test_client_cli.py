@@ -48,9 +48,9 @@ def test_help_loads_nothing_that_was_added(r2m, added):
     added(serve="r2m_service.no_such_module:serve", other="no_such_package:command")
     result = r2m("--help")
     assert result.exit_code == 0
-    for words in ("heads  ", "runs  ", "score  ", "serve  Serve a reward model", "R2M_URL"):
+    for words in ("heads  ", "runs  ", "score  ", "Serve a reward model", "R2M_URL"):
         assert words in result.stdout
-    assert "other  From no_such_package:command." in result.stdout
+    assert "From no_such_package:command." in result.stdout
     assert "r2m heads log my-run\n" in result.stdout  # the examples keep their lines
 
 

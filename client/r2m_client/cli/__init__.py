@@ -11,7 +11,10 @@ from importlib.metadata import EntryPoint, entry_points
 
 import click
 
+from r2m_client.cli._anchors import anchors
+from r2m_client.cli._freeze import freeze, unfreeze
 from r2m_client.cli._heads import heads
+from r2m_client.cli._labels import labels
 from r2m_client.cli._runs import runs
 from r2m_client.cli._score import score
 
@@ -102,5 +105,5 @@ def main() -> None:
     """
 
 
-for command in (heads, runs, score):
+for command in (anchors, freeze, heads, labels, runs, score, unfreeze):
     main.add_command(command)
