@@ -130,7 +130,7 @@ class Conclusion:
         superior = decision.moves and judged.verdict is not None and judged.verdict.superior
         afterwards = Afterwards(
             rejections=_rejections(context.branch, decision),
-            freeze=_freeze(gate, context.branch, decision),
+            freeze=_harm(context, judged) or _freeze(gate, context.branch, decision),
             reference=number if superior and gate.reference == "anchors" else None,
             look=judged.verdict is not None,
         )
@@ -208,6 +208,16 @@ def _rejections(branch: Branch, decision: Decision) -> int:
     if decision.moves:
         return 0
     return branch.rejections + (decision.verdict == "rejected")
+
+
+def _harm(context: AlignContext, judged: Judged) -> str | None:
+    """Steps between looks go by drift alone: what they did to live shows at the next look."""
+    if judged.verdict is None or not judged.verdict.live_harmed:
+        return None
+    return (
+        f"the anchors prove live head {context.parent.number} worse than reference head "
+        f"{context.reference.number}: go back with rollback, then lift the freeze"
+    )
 
 
 def _freeze(gate: Gate, branch: Branch, decision: Decision) -> str | None:

@@ -57,6 +57,7 @@ class AnchorVerdict:
 
     Attributes:
         superior: proved better than the reference.
+        live_harmed: live itself is proved worse than the reference: steps between looks did that.
         wilson: 95 % interval of the candidate's accuracy.
     """
 
@@ -68,6 +69,7 @@ class AnchorVerdict:
     reference: Paired
     live: Paired
     superior: bool
+    live_harmed: bool
 
 
 def level(alpha: float, looks: int, look: int) -> float:
@@ -153,6 +155,7 @@ def judge_anchors(
     n = len(candidate)
     right = sum(_right(one) for one in candidate)
     against = {"reference": _paired(candidate, reference, z), "live": _paired(candidate, live, z)}
+    served = _paired(live, reference, z)
     worse = next((name for name, one in against.items() if one.high < 0), None)
     short = next((name for name, one in against.items() if one.low <= -margin), None)
     verdict: Literal["accepted", "rejected", "undecided"]
@@ -178,6 +181,7 @@ def judge_anchors(
         reference=against["reference"],
         live=against["live"],
         superior=n > 0 and against["reference"].low > 0,
+        live_harmed=served.low <= -margin and served.high < 0,
     )
 
 

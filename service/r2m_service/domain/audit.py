@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 Advice = Literal["ok", "warn", "stop"]
 
-BASELINE = 64
+BASELINE = 128
 """Labels that the z-scores rest on. Their mean is off by a part of σ that no later label mends, and
 that counts again in every window: fewer would cost false alarms."""
 WINDOW = 16

@@ -133,6 +133,30 @@ def test_harm_is_rejected_and_freezes_the_run(client, run_name):
     assert [change.what for change in client.changes(run_name)][-1] == "unfrozen"
 
 
+def test_harm_done_between_looks_freezes_at_the_next_one(client, run_name):
+    method = {
+        "width": 16,
+        "learning_rate": 0.5,
+        "kl_weight": 0.0,
+        "gate": {
+            **GATE,
+            "anchors_every": 3,
+            "spread_min": None,
+            "spread_max": None,
+            "rank_correlation_min": None,
+        },
+    }
+    client.create_run(run_name, policy_hidden_size=WIDTH_P, method=method)
+    pairs = gold_pairs(client)
+    client.put_anchors(run_name, pairs)
+    for step in (1, 2):
+        assert client.align(run_name, step=step, groups=harmful(step)).accepted
+    client.align(run_name, step=3, groups=harmful(3), anchors=anchor_states(pairs))
+    assert "prove live head 2 worse than reference head 0" in client.run(run_name).frozen
+    client.rollback(run_name, to=0)
+    assert client.unfreeze(run_name).head == 0
+
+
 def test_people_freeze_and_lift(client, run):
     assert client.freeze(run, reason="holiday").frozen == "holiday"
     assert client.freeze(run, reason="again").frozen == "holiday"
