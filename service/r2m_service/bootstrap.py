@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import torch
 import uvicorn
@@ -31,6 +32,9 @@ from r2m_service.transports.http.app import build_app
 from r2m_service.transports.http.front import Front
 from r2m_service.transports.limits import ByteBudget
 
+if TYPE_CHECKING:
+    from r2m_service.journal.writer import ArrowJournal
+
 logger = logging.getLogger("r2m")
 
 
@@ -49,12 +53,15 @@ class Parts:
     application: Application
     engine: TorchEngine
     registry: SqlRegistry
+    journal: ArrowJournal | None = None
     draining: bool = False
 
     def close(self) -> None:
         """Stop the device thread and let go of the database."""
         self.engine.stop()
         self.registry.close()
+        if self.journal is not None:
+            self.journal.close()
 
 
 def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
@@ -89,7 +96,13 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
             head_cache_bytes=settings.head_cache_bytes,
         ),
         deterministic=settings.deterministic,
+        trace=settings.journal is not None,
     )
+    try:
+        journal = _open_journal(settings)
+    except StartError:
+        registry.close()
+        raise
     engine.start()
 
     def ready() -> bool:
@@ -104,9 +117,26 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
         ready=ready,
         max_head_bytes=settings.max_head_bytes,
         keep=KeepLimits(settings.label_samples, settings.label_bytes),
+        journal=journal,
     )
-    parts = Parts(application, engine, registry)
+    parts = Parts(application, engine, registry, journal)
     return parts
+
+
+def _open_journal(settings: Settings) -> ArrowJournal | None:
+    if settings.journal is None:
+        return None
+    try:
+        # pyarrow is an extra: only who keeps a journal needs it.
+        from r2m_service.journal.writer import ArrowJournal
+
+        return ArrowJournal(settings.journal, full=settings.journal_full)
+    except ModuleNotFoundError as error:
+        raise StartError(
+            f"--journal needs the package {error.name}: pip install 'r2m-serve[journal]'"
+        ) from error
+    except Problem as problem:
+        raise StartError(f"{problem.message} (--journal)") from problem
 
 
 def _open_registry(settings: Settings) -> SqlRegistry:

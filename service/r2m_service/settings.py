@@ -120,6 +120,14 @@ class Settings(BaseSettings):
     label_bytes: int = Field(
         default=4 * GIB, ge=0, description="bytes of hidden states kept with them, by run"
     )
+    journal: Path | None = Field(
+        default=None,
+        description="folder to append every score and align to, for `r2m replay`",
+        examples=["./journal"],
+    )
+    journal_full: bool = Field(
+        default=False, description="keep hidden states in the journal too; much larger"
+    )
     drain_seconds: float = Field(
         default=20.0, ge=0, description="seconds that work at hand gets at shutdown"
     )

@@ -25,6 +25,7 @@ NEEDS_SERVICE = (
 KNOWN = {
     "config": "Show every setting of the server, and where its value came from.",
     "doctor": "Check what would stop `r2m serve`, and how to mend it.",
+    "replay": "Recompute a journal's rewards, and re-run its aligns under other settings.",
     "serve": "Serve a reward model over HTTP and gRPC.",
 }
 """Short help of commands of ours that are not loaded to be listed."""

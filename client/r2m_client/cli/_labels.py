@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from itertools import islice
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -91,4 +91,5 @@ def _labels(file: TextIO, source: str | None) -> Iterator[Label]:
         graded = isinstance(values.get("grade"), int | float) and "id" in values
         if not graded and not ("chosen" in values and "rejected" in values):
             raise ValueError(f"line {number} is neither id and grade, nor chosen and rejected")
-        yield Label(**{"source": source, **values})
+        found: dict[str, Any] = {"source": source, **values}
+        yield Label(**found)

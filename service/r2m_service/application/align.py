@@ -15,6 +15,7 @@ from r2m_service.application.contract import (
     GroupIn,
     SampleError,
 )
+from r2m_service.application.journaling import Journaling
 from r2m_service.application.lessons import Lesson, Lessons, unlabelled
 from r2m_service.application.lookup import find_head, find_run, head_source
 from r2m_service.application.ports import (
@@ -49,6 +50,7 @@ class Align:
         heavy: what bounds work that holds several copies of a head.
         usage: counters by run.
         lessons: what is learnt and judged beside the groups sent.
+        journaling: what is written down.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Align:
         heavy: asyncio.Semaphore,
         usage: Usage,
         lessons: Lessons,
+        journaling: Journaling,
     ) -> None:
         self._registry = registry
         self._blobs = blobs
@@ -66,6 +69,7 @@ class Align:
         self._heavy = heavy
         self._usage = usage
         self._lessons = lessons
+        self._journaling = journaling
         self._conclusion = Conclusion(registry, blobs)
         self._locks: dict[str, asyncio.Lock] = {}
         self._running: set[asyncio.Task[AlignAnswer]] = set()
@@ -178,7 +182,7 @@ class Align:
             results[place] = result
             for member, problem in result.errors.items():
                 errors.append(_sample_error(groups[place], member, problem))
-        return await asyncio.to_thread(
+        answer = await asyncio.to_thread(
             self._conclusion.conclude,
             context,
             lesson,
@@ -186,6 +190,10 @@ class Align:
             [results[place] for place in sorted(results)],
             errors,
         )
+        await asyncio.to_thread(
+            self._journaling.aligned, context, list(jobs.values()), lesson, update, answer
+        )
+        return answer
 
     async def _prepared(
         self, run: Run, groups: list[GroupIn]

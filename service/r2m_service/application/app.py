@@ -28,6 +28,8 @@ from r2m_service.application.contract import (
     VanillaRequest,
 )
 from r2m_service.application.evaluate import evaluate
+from r2m_service.application.journal_port import Journal
+from r2m_service.application.journaling import Journaling
 from r2m_service.application.label_port import LabelStore
 from r2m_service.application.labels import Labels
 from r2m_service.application.lessons import Lessons
@@ -52,6 +54,7 @@ class Application(Runs):
         ready: whether the server may take work (warmed up, not draining).
         max_head_bytes: the largest head a run may ask for.
         keep: bounds of what is kept for outside labels.
+        journal: where all is written down; None: nowhere.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Application(Runs):
         ready: Callable[[], bool],
         max_head_bytes: int,
         keep: KeepLimits,
+        journal: Journal | None = None,
     ) -> None:
         heavy = asyncio.Semaphore(HEAVY_AT_ONCE)
         usage = Usage()
@@ -73,11 +77,13 @@ class Application(Runs):
         )
         self._version = version
         self._ready = ready
-        self._scoring = Scoring(registry, blobs, engine, usage, Marking(labels, blobs, keep))
+        journaling = Journaling(journal)
+        marking = Marking(labels, blobs, keep)
+        self._scoring = Scoring(registry, blobs, engine, usage, marking, journaling)
         self._anchors = Anchors(registry, labels, blobs, engine)
         self._outside = Labels(registry, labels, engine)
         lessons = Lessons(labels, self._anchors, Replay(labels, blobs, engine))
-        self._align = Align(registry, blobs, engine, heavy, usage, lessons)
+        self._align = Align(registry, blobs, engine, heavy, usage, lessons, journaling)
 
     async def score(self, run: str | None, request: ScoreRequest | VanillaRequest) -> ScoreAnswer:
         """Rewards by a run's head, or vanilla ones where no run is named.

@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from r2m.errors import Problem
 from r2m.tensors import TensorValue
 from r2m_service.domain.method import MethodSettings
@@ -232,6 +235,24 @@ class Item:
     truncated: int = 0
 
 
+Vector = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """What a reward was made of, for the journal; each of width D_rm or D_p, float32.
+
+    Attributes:
+        rte: H_last; u: the absorbed query; c, j: the pooled states (method.md, section 7). Those
+            of the attention are None for a head without one, j also at score.
+    """
+
+    rte: Vector
+    u: Vector | None = None
+    c: Vector | None = None
+    j: Vector | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """Rewards of one sample: the head's, and the frozen RM's own."""
@@ -239,6 +260,7 @@ class Scored:
     reward: float
     vanilla_reward: float
     device_seconds: float = field(default=0.0, compare=False)
+    trace: Trace | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +331,9 @@ class MeasuredGroup:
         candidate, reference, origin: at the candidate's ω; empty where the gate measures no drift.
         other: by the parent at its ω, each with another group's hidden states; empty where that
             was not measured.
+        place: among the job's groups, or among its replay.
+        traces, reference_parts: for the journal: what the parent's rewards were made of, and the
+            reference's v·c and w·H_last; empty where nothing is traced.
     """
 
     preferred: tuple[int, int] | None
@@ -319,6 +344,9 @@ class MeasuredGroup:
     reference: Sequence[float] = ()
     origin: Sequence[float] = ()
     other: Sequence[float] = ()
+    place: int = 0
+    traces: Sequence[Trace] = ()
+    reference_parts: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +366,7 @@ class Update:
         replayed: pairs of the replay that were learnt from.
         weights, optimizer: the candidate's files; None where no group could be used.
         finite: whether loss, gradient and candidate are.
-        measured: the used groups of this step, without the replay.
+        measured: the used groups of this step; `again`: those of the replay.
         anchors: by place; a problem where a pair could not be judged. Empty where there is no
             candidate.
         sigma: mean over groups of the rewards' standard deviation (1/K).
@@ -360,6 +388,7 @@ class Update:
     weights: bytes | None
     optimizer: bytes | None
     measured: Sequence[MeasuredGroup] = ()
+    again: Sequence[MeasuredGroup] = ()
     anchors: Sequence[AnchorMargins | Problem] = ()
     device_seconds: float = 0.0
 

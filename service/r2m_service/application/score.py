@@ -13,6 +13,7 @@ from r2m_service.application.contract import (
     ScoreRequest,
     VanillaRequest,
 )
+from r2m_service.application.journaling import Journaling
 from r2m_service.application.lookup import find_run, head_source, scoring_head
 from r2m_service.application.marking import Marking, ScoredBy
 from r2m_service.application.ports import Blobs, Engine, HeadSource, Item, Registry, Scored
@@ -40,11 +41,19 @@ class Scoring:
     Args:
         usage: counters by run.
         marking: what is marked for outside labels.
+        journaling: what is written down.
     """
 
     def __init__(
-        self, registry: Registry, blobs: Blobs, engine: Engine, usage: Usage, marking: Marking
+        self,
+        registry: Registry,
+        blobs: Blobs,
+        engine: Engine,
+        usage: Usage,
+        marking: Marking,
+        journaling: Journaling,
     ) -> None:
+        self._journaling = journaling
         self._registry = registry
         self._blobs = blobs
         self._engine = engine
@@ -116,12 +125,35 @@ class Scoring:
         marked = set[str]()
         if by is not None:
             self._usage.scored(by.name.run.name, checked, results)
+            await self._journal(by, samples, checked, results)
             if by.marks:
                 marked = await self._marking.keep(by.name, samples, checked, results)
         return [
             _score_out(sample, item, result, audit=sample.id in marked)
             for sample, item, result in zip(samples, checked, results, strict=True)
         ]
+
+    async def _journal(
+        self,
+        by: Version,
+        samples: Sequence[SampleIn],
+        items: Sequence[Item | Problem],
+        results: Sequence[Scored | Problem],
+    ) -> None:
+        good = [
+            (sample, item, result)
+            for sample, item, result in zip(samples, items, results, strict=True)
+            if isinstance(item, Item) and isinstance(result, Scored)
+        ]
+        await self._journaling.scored(
+            by.name.run.name,
+            by.name.branch,
+            by.name.head,
+            by.source,
+            [sample for sample, _, _ in good],
+            [item for _, item, _ in good],
+            [result for _, _, result in good],
+        )
 
 
 def _score_out(

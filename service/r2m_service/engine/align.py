@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,53 +23,14 @@ from r2m_service.application.ports import (
     AnchorItems,
     AnchorMargins,
     GroupResult,
-    Item,
-    MeasuredGroup,
     Update,
 )
+from r2m_service.engine.align_groups import AlignHeads, Group, GroupPasses
 from r2m_service.engine.embedding import Embedder
-from r2m_service.engine.measuring import Errors, Measuring, require_rewards
-from r2m_service.modeling.backbone import Encoded
-from r2m_service.modeling.head import Head, Parts
-from r2m_service.modeling.loss import GroupRewards, Loss, loss_of_groups, sigma
+from r2m_service.engine.measuring import Errors, Measuring
+from r2m_service.modeling.head import Head
+from r2m_service.modeling.loss import Loss, loss_of_groups, sigma
 from r2m_service.modeling.update import AdamWStep, Moments, Step, gradients
-
-OTHER_GROUPS = 16
-"""Groups whose rewards are also asked with other states: the feedback gain rests on them."""
-
-
-@dataclass(frozen=True, slots=True)
-class AlignHeads:
-    """The weights an align is about.
-
-    Attributes:
-        parent: what is updated.
-        reference: what the KL pull and drift are measured against.
-        origin: version 0.
-    """
-
-    parent: Head
-    reference: Head
-    origin: Head
-
-
-@dataclass(slots=True)
-class _Group:
-    """What is kept of a group between turns.
-
-    Of its states nothing that is new: they stay where the request holds them, for the third pass.
-    """
-
-    items: Sequence[Item]
-    preferred: tuple[int, int] | None
-    replayed: bool
-    rte_KR: Tensor
-    c_KP: Tensor | None
-    j_KP: Tensor | None
-    parts: Parts
-    reference: Parts
-    other: Sequence[float] = field(default_factory=list[float])
-    candidate: Parts | None = None
 
 
 class Aligner:
@@ -80,6 +40,7 @@ class Aligner:
         moments: the optimizer's state that goes with the parent.
         vanilla: the frozen reward model's own rewards of RTEs.
         one_by_one: deterministic mode: no product over more than one sample's query.
+        trace: tell what the rewards were made of, for the journal.
     """
 
     def __init__(
@@ -92,18 +53,23 @@ class Aligner:
         vanilla: Callable[[Tensor], Tensor],
         device: torch.device,
         one_by_one: bool,
+        trace: bool = False,
     ) -> None:
         self._job = job
-        self._heads = heads
         self._parent = heads.parent
         self._moments = moments
-        self._vanilla = vanilla
-        self._measuring = Measuring(embedder, states=heads.parent.attends, one_by_one=one_by_one)
+        self._passes = GroupPasses(
+            heads,
+            Measuring(embedder, states=heads.parent.attends, one_by_one=one_by_one),
+            omega=job.parent.key.omega,
+            candidate_omega=job.candidate_omega,
+            vanilla=vanilla,
+            trace=trace,
+        )
         self._device = device
         self._omega = job.parent.key.omega
         self._results: list[GroupResult] = []
-        self._used: list[_Group] = []
-        self._before: tuple[Sequence[Item], Sequence[Encoded]] | None = None
+        self._used: list[Group] = []
         self._loss: Loss | None = None
         self._optimizer: AdamWStep | None = None
         self._step: Step | None = None
@@ -132,8 +98,8 @@ class Aligner:
     def _turns(self) -> Iterator[Callable[[], bool]]:
         for group in self._job.groups:
             yield lambda group=group: self._measure(group)
-        for pair in self._job.replay:
-            yield lambda pair=pair: self._measure_again(pair)
+        for place, pair in enumerate(self._job.replay):
+            yield lambda pair=pair, place=place: self._measure_again(pair, place)
         yield self._differentiate
         if self._optimizer is not None:
             for name in self._optimizer.names:
@@ -156,10 +122,10 @@ class Aligner:
         elif group.preferred is None and self._job.method.labels == "outside_only":
             skipped = "unlabelled"
         else:
-            made = self._group(group, errors, replayed=False)
+            made = self._passes.measure(group, errors, len(self._results), replayed=False)
             if made is None:
                 skipped = "error"
-            elif not self._rewards(made).has_label:
+            elif not self._passes.rewards(made).has_label:
                 skipped = "equal"
             else:
                 self._used.append(made)
@@ -167,60 +133,11 @@ class Aligner:
         return True
 
     @torch.no_grad()
-    def _measure_again(self, pair: AlignGroup) -> bool:
-        made = self._group(pair, Errors(), replayed=True)
+    def _measure_again(self, pair: AlignGroup, place: int) -> bool:
+        made = self._passes.measure(pair, Errors(), place, replayed=True)
         if made is not None:  # what cannot be scored any more is not learnt from
             self._used.append(made)
         return False
-
-    def _group(self, group: AlignGroup, errors: Errors, *, replayed: bool) -> _Group | None:
-        items, parent = group.items, self._parent
-        encoded = self._measuring.encoded(items)
-        rte_KR = torch.stack([one.rte_R for one in encoded])
-        c_KP = j_KP = None
-        if parent.attends:
-            assert parent.v_P is not None
-            z_P = (1.0 - self._omega) * parent.v_P
-            pooled = self._measuring.pool(parent, items, encoded, rte_KR, z_P, errors)
-            if errors:
-                return None
-            c_KP = torch.stack([one.c_P for one in pooled])
-            j_KP = torch.stack([one.j_P for one in pooled if one.j_P is not None])
-        parts = parent.parts(rte_KR, c_KP)
-        reference: Parts | None = parts
-        if self._heads.reference is not parent:
-            reference = self._measuring.parts(self._heads.reference, items, encoded, rte_KR, errors)
-        require_rewards(parts.rewards(self._omega).tolist(), errors)
-        if errors or reference is None:
-            return None
-        made = _Group(items, group.preferred, replayed, rte_KR, c_KP, j_KP, parts, reference)
-        if not replayed:
-            made.other = self._with_others_states(made)
-            self._before = (items, encoded)
-        return made
-
-    def _with_others_states(self, group: _Group) -> Sequence[float]:
-        """The rewards with the states of the group before: what h itself is worth."""
-        if self._parent.blind or self._before is None or len(self._used) > OTHER_GROUPS:
-            return []
-        items, encoded = self._before
-        places = [place % len(items) for place in range(len(group.items))]
-        parts = self._measuring.parts(
-            self._parent,
-            [items[place] for place in places],
-            [encoded[place] for place in places],
-            group.rte_KR,
-            Errors(),
-        )
-        return [] if parts is None else parts.rewards(self._omega).tolist()
-
-    def _rewards(self, group: _Group) -> GroupRewards:
-        """The group as the loss takes it: parent and reference at the ω in training."""
-        return GroupRewards(
-            r_K=group.parts.rewards(self._omega),
-            reference_K=group.reference.rewards(self._omega),
-            preferred=group.preferred,
-        )
 
     @torch.no_grad()
     def _differentiate(self) -> bool:
@@ -229,7 +146,7 @@ class Aligner:
         method = self._job.method
         with torch.enable_grad():
             self._loss = loss_of_groups(
-                [self._rewards(group) for group in self._used],
+                [self._passes.rewards(group) for group in self._used],
                 alpha=method.alpha,
                 kl_weight=method.kl_weight,
             )
@@ -273,38 +190,15 @@ class Aligner:
         return False
 
     @torch.no_grad()
-    def _measure_candidate(self, group: _Group) -> bool:
+    def _measure_candidate(self, group: Group) -> bool:
         assert self._candidate is not None
-        encoded = self._measuring.encoded(group.items)
-        errors = Errors()
-        group.candidate = self._measuring.parts(
-            self._candidate, group.items, encoded, group.rte_KR, errors
-        )
-        self._overflowed |= bool(errors)
+        self._overflowed |= not self._passes.measure_candidate(self._candidate, group)
         return False
 
     @torch.no_grad()
     def _judge(self, pair: AnchorItems) -> bool:
         assert self._candidate is not None
-        items = (pair.chosen, pair.rejected)
-        encoded = self._measuring.encoded(items)
-        rte_KR = torch.stack([one.rte_R for one in encoded])
-        margins: list[float] = []
-        errors = Errors()
-        at = self._job.candidate_omega
-        for head, omega in (
-            (self._candidate, at),
-            (self._heads.reference, at),
-            (self._parent, self._omega),
-        ):
-            parts = self._measuring.parts(head, items, encoded, rte_KR, errors)
-            rewards = [] if parts is None else parts.rewards(omega).tolist()
-            require_rewards(rewards, errors)
-            if errors:
-                self._anchors.append(next(iter(errors.values())))
-                return False
-            margins.append(rewards[0] - rewards[1])
-        self._anchors.append(AnchorMargins(*margins))
+        self._anchors.append(self._passes.judge(self._candidate, pair))
         return False
 
     def result(self) -> Update:
@@ -312,8 +206,8 @@ class Aligner:
         own = [group for group in self._used if not group.replayed]
         labelled = sum(group.preferred is not None for group in own)
         loss, step = self._loss, self._step
-        sigmas = [float(sigma(self._rewards(group).r_K.double())) for group in self._used]
-        measured = [self._measured(group) for group in own]
+        sigmas = [float(sigma(self._passes.rewards(group).r_K.double())) for group in self._used]
+        measured = [self._passes.measured(group) for group in own]
         finite = (
             not self._overflowed
             and step is not None
@@ -338,26 +232,9 @@ class Aligner:
             weights=self._candidate.to_bytes() if self._candidate else None,
             optimizer=step.moments.to_bytes() if step else None,
             measured=measured,
+            again=[self._passes.measured(group) for group in self._used if group.replayed],
             anchors=self._anchors,
             device_seconds=self._device_seconds,
-        )
-
-    def _measured(self, group: _Group) -> MeasuredGroup:
-        omega = self._job.candidate_omega
-        drift = group.candidate is not None
-        origin = self._heads.origin
-        return MeasuredGroup(
-            preferred=group.preferred,
-            rewards=group.parts.rewards(self._omega).tolist(),
-            vanilla=self._vanilla(group.rte_KR).tolist(),
-            tokens=[len(item.token_ids) for item in group.items],
-            candidate=group.candidate.rewards(omega).tolist() if group.candidate else [],
-            reference=group.reference.rewards(omega).tolist() if drift else [],
-            # Version 0 is blind: it needs no states.
-            origin=origin.parts(group.rte_KR, None).rewards(omega).tolist()
-            if drift and origin.blind
-            else [],
-            other=group.other,
         )
 
 

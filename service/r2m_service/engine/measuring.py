@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from r2m.errors import Code, Problem
-from r2m_service.application.ports import Item
+from r2m_service.application.ports import Item, Trace, Vector
 from r2m_service.engine.embedding import Embedder
 from r2m_service.engine.pooling import pool_item
 from r2m_service.modeling.attention import Pooled
@@ -87,3 +87,16 @@ def require_rewards(rewards: Sequence[float], errors: Errors) -> None:
             errors[place] = Problem(
                 Code.REWARD_NOT_FINITE, f"the reward of this sample is {reward}"
             )
+
+
+def trace_of(
+    rte_R: Tensor, u_P: Tensor | None, c_P: Tensor | None, j_P: Tensor | None = None
+) -> Trace:
+    """What a reward was made of, off the device."""
+
+    def off(vector: Tensor | None) -> Vector | None:
+        return None if vector is None else vector.detach().float().cpu().numpy().copy()
+
+    rte = off(rte_R)
+    assert rte is not None
+    return Trace(rte, off(u_P), off(c_P), off(j_P))
