@@ -201,6 +201,7 @@ CLASSES: dict[Code, type[ServerError]] = {
     Code.INVALID_REQUEST: InvalidRequest,
     Code.DUPLICATE_ID: InvalidRequest,
     Code.TOO_LARGE: InvalidRequest,
+    Code.LENGTH_REQUIRED: InvalidRequest,
     Code.UNSUPPORTED_MEDIA: InvalidRequest,
     Code.METHOD_NOT_ALLOWED: InvalidRequest,
     Code.NOT_FOUND: NotFound,

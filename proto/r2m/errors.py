@@ -19,6 +19,7 @@ class Code(StrEnum):
     INVALID_REQUEST = "invalid_request"
     DUPLICATE_ID = "duplicate_id"
     TOO_LARGE = "too_large"
+    LENGTH_REQUIRED = "length_required"
     UNSUPPORTED_MEDIA = "unsupported_media"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
@@ -98,6 +99,12 @@ TABLE: dict[Code, Row] = {
         "RESOURCE_EXHAUSTED",
         False,
         "The request is larger than this server takes; send fewer samples a call.",
+    ),
+    Code.LENGTH_REQUIRED: Row(
+        411,
+        "INVALID_ARGUMENT",
+        False,
+        "The HTTP body came without a Content-Length (chunked): nobody could reserve its memory.",
     ),
     Code.UNSUPPORTED_MEDIA: Row(
         415, "INVALID_ARGUMENT", False, "The body is neither JSON nor safetensors."

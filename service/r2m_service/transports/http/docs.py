@@ -42,6 +42,7 @@ _REQUESTS: tuple[type[BaseModel], ...] = (
 READING = (Code.UNKNOWN_RUN, Code.OVERLOADED, Code.NOT_READY, Code.STORAGE_FAILED)
 BODY = (
     Code.INVALID_REQUEST,
+    Code.LENGTH_REQUIRED,
     Code.TOO_LARGE,
     Code.UNSUPPORTED_MEDIA,
     Code.OVERLOADED,
