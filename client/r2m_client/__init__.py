@@ -48,6 +48,7 @@ from r2m_client._label_results import (
 from r2m_client._results import (
     Accuracy,
     AliasInfo,
+    AlignProgress,
     AlignResult,
     BranchInfo,
     Change,
@@ -62,6 +63,7 @@ from r2m_client._results import (
     Score,
     ScoreResult,
     ServerInfo,
+    SkippedGroup,
     UsageInfo,
 )
 from r2m_client._retry import Retry
@@ -73,6 +75,7 @@ __all__ = [
     "AliasInfo",
     "AliasMoved",
     "AlignConflict",
+    "AlignProgress",
     "AlignResult",
     "AnchorStates",
     "AnchorsInfo",
@@ -119,6 +122,7 @@ __all__ = [
     "ServerDeadline",
     "ServerError",
     "ServerInfo",
+    "SkippedGroup",
     "StepConflict",
     "StepOutOfOrder",
     "StreamFailed",

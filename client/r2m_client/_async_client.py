@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from r2m_client._async_score_stream import AsyncScoreStream
     from r2m_client._results import (
         AliasInfo,
+        AlignProgress,
         AlignResult,
         Change,
         Evaluation,
@@ -165,7 +166,7 @@ class AsyncClient(AsyncLabelMethods, Settings):
         groups: Iterable[Group],
         branch: str | None = None,
         anchors: Iterable[AnchorStates] = (),
-        progress: Callable[[int, int], object] | None = None,
+        progress: Callable[[AlignProgress], object] | None = None,
     ) -> AlignResult:
         """See `Client.align`; `progress` is a plain function, called in the event loop."""
         return await self._send(

@@ -17,6 +17,7 @@ from r2m_client._errors import ProtocolError
 from r2m_client._reading import finite, read, read_list
 from r2m_client._results import (
     AliasInfo,
+    AlignProgress,
     AlignResult,
     Change,
     Evaluation,
@@ -28,7 +29,7 @@ from r2m_client._results import (
 from r2m_client._samples import AnchorStates, Group, Pair, Sample, SampleWriter, Tensor, WireDtype
 
 T = TypeVar("T")
-Progress = Callable[[int, int], object]
+Progress = Callable[[AlignProgress], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Call(Generic[T]):
         tensors: hidden states of the body's samples.
         repeatable: doing it twice does no harm, so it is repeated after an ambiguous failure.
         download: the answer is a file, not JSON.
-        progress: told (groups done, groups in all) while an align works, over gRPC.
+        progress: told while an align works, over gRPC.
     """
 
     rpc: str

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from r2m_client._results import (
         AliasInfo,
+        AlignProgress,
         AlignResult,
         Change,
         Evaluation,
@@ -239,7 +240,7 @@ class Client(LabelMethods, Settings):
         groups: Iterable[Group],
         branch: str | None = None,
         anchors: Iterable[AnchorStates] = (),
-        progress: Callable[[int, int], object] | None = None,
+        progress: Callable[[AlignProgress], object] | None = None,
     ) -> AlignResult:
         """One update of the run's head, after an update of the policy.
 
@@ -252,8 +253,8 @@ class Client(LabelMethods, Settings):
             groups: iterated once; hidden states are those of the updated policy.
             branch: None: the run's current one.
             anchors: hidden states of the anchor pairs, where they are due (`anchors_step`).
-            progress: called with (groups done, groups in all) while the server works; over gRPC
-                only. What it raises cancels the call.
+            progress: called with an `AlignProgress` while the server works: groups done, and those
+                left out with their errors. Over gRPC only; what it raises cancels the call.
 
         Raises:
             StepConflict: the step was answered for other content.

@@ -131,6 +131,29 @@ class SampleError:
 
 
 @dataclass(frozen=True, slots=True)
+class SkippedGroup:
+    """A group that align leaves out: because of error, equal, too_few or unlabelled."""
+
+    id: str
+    because: str
+    errors: tuple[SampleError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AlignProgress:
+    """How far an align is.
+
+    Attributes:
+        groups_total: those that the device works on.
+        skipped: groups found to be unusable since the last time.
+    """
+
+    groups_done: int
+    groups_total: int
+    skipped: tuple[SkippedGroup, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AlignResult:
     """The first and only answer to (run, branch, step).
 

@@ -298,7 +298,11 @@ def test_progress_is_passed_on(grpc_server, script, open_caller, is_async):
     told = []
     caller = open_caller(grpc_server.url, is_async=is_async)
     result = caller(
-        "align", "tldr", step=1, groups=[], progress=lambda done, of: told.append((done, of))
+        "align",
+        "tldr",
+        step=1,
+        groups=[],
+        progress=lambda now: told.append((now.groups_done, now.groups_total)),
     )
     assert result.candidate == 1
     assert told == [(1, 2), (2, 2)]

@@ -138,8 +138,8 @@ def test_a_score_waits_for_at_most_one_group_of_an_align(engine):
         waiting = await items(engine, 7, 1)
         seen, scores = [], []
 
-        def progress(done):
-            seen.append((done, sum(task.done() for task in scores)))
+        def progress(_):
+            seen.append((len(seen) + 1, sum(task.done() for task in scores)))
             scores.append(asyncio.ensure_future(engine.score(source(data), waiting)))
 
         await engine.score(source(data), waiting)  # loaded and embedded

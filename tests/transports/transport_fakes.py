@@ -132,7 +132,7 @@ class FakeApplication:
         for done in range(groups):
             await self._pause("align", self.align_seconds)
             if progress is not None:
-                progress(done + 1, groups)
+                progress(contract.Progress(groups_done=done + 1, groups_total=groups))
         return contract.AlignAnswer(
             run=run,
             step=request.step,

@@ -561,17 +561,49 @@ class Progress(google.protobuf.message.Message):
 
     GROUPS_DONE_FIELD_NUMBER: builtins.int
     GROUPS_TOTAL_FIELD_NUMBER: builtins.int
+    SKIPPED_FIELD_NUMBER: builtins.int
     groups_done: builtins.int
     groups_total: builtins.int
+    """that the device works on"""
+    @property
+    def skipped(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SkippedGroup]:
+        """since the message before"""
+
     def __init__(
         self,
         *,
         groups_done: builtins.int = ...,
         groups_total: builtins.int = ...,
+        skipped: collections.abc.Iterable[global___SkippedGroup] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["groups_done", b"groups_done", "groups_total", b"groups_total"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["groups_done", b"groups_done", "groups_total", b"groups_total", "skipped", b"skipped"]) -> None: ...
 
 global___Progress = Progress
+
+@typing.final
+class SkippedGroup(google.protobuf.message.Message):
+    """A group that align leaves out, told as soon as it is known."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    BECAUSE_FIELD_NUMBER: builtins.int
+    ERRORS_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    because: builtins.str
+    """error | equal | too_few | unlabelled"""
+    @property
+    def errors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SampleError]: ...
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        because: builtins.str = ...,
+        errors: collections.abc.Iterable[global___SampleError] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["because", b"because", "errors", b"errors", "id", b"id"]) -> None: ...
+
+global___SkippedGroup = SkippedGroup
 
 @typing.final
 class AlignResponse(google.protobuf.message.Message):

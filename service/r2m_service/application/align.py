@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from r2m.errors import Code, Problem
@@ -13,7 +13,9 @@ from r2m_service.application.contract import (
     AlignAnswer,
     AlignRequest,
     GroupIn,
+    Progress,
     SampleError,
+    SkippedGroup,
 )
 from r2m_service.application.journaling import Journaling
 from r2m_service.application.lessons import Lesson, Lessons, unlabelled
@@ -37,7 +39,7 @@ from r2m_service.application.samples import (
 from r2m_service.application.usage import Usage
 from r2m_service.domain.runs import REFERENCE, Branch, Run
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[Progress], None]
 
 
 class Align:
@@ -75,7 +77,7 @@ class Align:
         self._running: set[asyncio.Task[AlignAnswer]] = set()
 
     async def __call__(
-        self, name: str, request: AlignRequest, progress: Progress | None = None
+        self, name: str, request: AlignRequest, progress: OnProgress | None = None
     ) -> AlignAnswer:
         """One update; a retry gets the first answer.
 
@@ -110,7 +112,7 @@ class Align:
             yield
 
     async def _locked(
-        self, name: str, request: AlignRequest, hashed: str, progress: Progress | None
+        self, name: str, request: AlignRequest, hashed: str, progress: OnProgress | None
     ) -> AlignAnswer:
         state = await find_run(self._registry, name)
         state.run.require_open(self._engine.info.fingerprint)
@@ -166,17 +168,17 @@ class Align:
         context: AlignContext,
         groups: list[GroupIn],
         lesson: Lesson,
-        progress: Progress | None,
+        progress: OnProgress | None,
     ) -> AlignAnswer:
         groups = [
             unlabelled(group) if place in lesson.withheld else group
             for place, group in enumerate(groups)
         ]
         jobs, results, errors = await self._prepared(context.run, groups)
-        update = await self._engine.align(
-            await self._job(context, list(jobs.values()), lesson),
-            lambda done: progress(done, len(jobs)) if progress else None,
-        )
+        told = _Told(progress, groups, list(jobs))
+        told.left_out(results, errors)
+        job = await self._job(context, list(jobs.values()), lesson)
+        update = await self._engine.align(job, told.measured)
         self._usage.aligned(context.run.name, update.device_seconds)
         for place, result in zip(jobs, update.groups, strict=True):
             results[place] = result
@@ -243,6 +245,51 @@ class Align:
             replay=lesson.replay,
             anchors=list(lesson.anchors.values()),
         )
+
+
+class _Told:
+    """Passes on what is known of groups, as soon as it is.
+
+    Args:
+        places: of the groups that the engine measures, in its order.
+    """
+
+    def __init__(
+        self, progress: OnProgress | None, groups: list[GroupIn], places: list[int]
+    ) -> None:
+        self._progress = progress
+        self._groups = groups
+        self._places = places
+        self._done = 0
+
+    def left_out(self, results: Mapping[int, GroupResult], errors: list[SampleError]) -> None:
+        """Groups that the engine never sees."""
+        skipped = [
+            SkippedGroup(
+                id=self._groups[place].id,
+                because=result.skipped or "",
+                errors=[one for one in errors if one.group == self._groups[place].id],
+            )
+            for place, result in results.items()
+        ]
+        if skipped:
+            self._tell(skipped)
+
+    def measured(self, result: GroupResult) -> None:
+        """The next group that the engine is done with."""
+        group = self._groups[self._places[self._done]]
+        self._done += 1
+        skipped: list[SkippedGroup] = []
+        if result.skipped is not None:
+            errors = [_sample_error(group, *one) for one in result.errors.items()]
+            skipped.append(SkippedGroup(id=group.id, because=result.skipped, errors=errors))
+        self._tell(skipped)
+
+    def _tell(self, skipped: list[SkippedGroup]) -> None:
+        if self._progress is not None:
+            self._progress(
+                Progress(groups_done=self._done, groups_total=len(self._places), skipped=skipped)
+            )
 
 
 def _decoded_hash(request: AlignRequest) -> str:

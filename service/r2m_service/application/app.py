@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from r2m.errors import Code, Problem
-from r2m_service.application.align import Align, Progress
+from r2m_service.application.align import Align, OnProgress
 from r2m_service.application.anchors import Anchors
 from r2m_service.application.contract import (
     AlignAnswer,
@@ -109,7 +109,7 @@ class Application(Runs):
         return await open_scoring(self._scoring, run, request)
 
     async def align(
-        self, run: str, request: AlignRequest, progress: Progress | None = None
+        self, run: str, request: AlignRequest, progress: OnProgress | None = None
     ) -> AlignAnswer:
         """One update of a run's head, exactly once for (run, branch, step).
 

@@ -411,8 +411,8 @@ class Engine(Protocol):
         """Rewards by one version, or vanilla ones for None. One answer an item, in order."""
         ...
 
-    async def align(self, job: AlignJob, progress: Callable[[int], None]) -> Update:
-        """One update; yields the device between groups. `progress` hears of groups done."""
+    async def align(self, job: AlignJob, progress: Callable[[GroupResult], None]) -> Update:
+        """One update; yields the device between groups. `progress` hears of each that is done."""
         ...
 
     def first_head(

@@ -18,6 +18,7 @@ from r2m_service.application.ports import (
     BackboneInfo,
     Conversation,
     Encoded,
+    GroupResult,
     HeadKey,
     HeadSource,
     Item,
@@ -191,7 +192,7 @@ class TorchEngine:
         ]
         return await self._worker.submit(work)
 
-    async def align(self, job: AlignJob, progress: Callable[[int], None]) -> Update:
+    async def align(self, job: AlignJob, progress: Callable[[GroupResult], None]) -> Update:
         """One update; the device is given up between groups."""
         parent = await self.load(job.parent)
         aligner = Aligner(
@@ -204,11 +205,9 @@ class TorchEngine:
             one_by_one=self._deterministic,
             trace=self._trace,
         )
-        done = 0
         for turn in aligner.turns():
             if await self._worker.turn(turn):
-                done += 1
-                progress(done)
+                progress(aligner.results[-1])
         # Turning 134 MB of weights into a file takes a while: not on the event loop.
         return await asyncio.to_thread(aligner.result)
 

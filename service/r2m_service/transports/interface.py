@@ -21,6 +21,7 @@ from r2m_service.application.contract import (
     KeptSampleList,
     LabelsAnswer,
     LabelsRequest,
+    Progress,
     RollbackRequest,
     RunList,
     RunOut,
@@ -33,8 +34,8 @@ from r2m_service.application.contract import (
     VanillaRequest,
 )
 
-Progress = Callable[[int, int], None]
-"""Called in the event loop with (groups done, groups in all)."""
+OnProgress = Callable[[Progress], None]
+"""Called in the event loop."""
 
 
 class Scoring(Protocol):
@@ -64,7 +65,7 @@ class Application(Protocol):
         ...
 
     async def align(
-        self, run: str, request: AlignRequest, progress: Progress | None = None
+        self, run: str, request: AlignRequest, progress: OnProgress | None = None
     ) -> AlignAnswer:
         """One update of a run's head."""
         ...

@@ -72,10 +72,12 @@ from r2m_service.application.contract.scoring import (
     GroupIn,
     LossOut,
     PairIn,
+    Progress,
     SampleError,
     ScoreAnswer,
     ScoreOut,
     ScoreRequest,
+    SkippedGroup,
     VanillaRequest,
 )
 
@@ -128,6 +130,7 @@ __all__ = [
     "PairedOut",
     "PolicyIn",
     "PolicyOut",
+    "Progress",
     "RollbackRequest",
     "RunList",
     "RunOut",
@@ -138,6 +141,7 @@ __all__ = [
     "ScoreOut",
     "ScoreRequest",
     "ServerOut",
+    "SkippedGroup",
     "Truncation",
     "UpdateRunRequest",
     "UsageOut",

@@ -138,6 +138,22 @@ class SampleError(Answer):
     error: ErrorOut
 
 
+class SkippedGroup(Answer):
+    """A group that align leaves out, told as soon as it is known."""
+
+    id: str
+    because: str = Field(description="error, equal, too_few or unlabelled")
+    errors: list[SampleError] = Field(default_factory=list[SampleError])
+
+
+class Progress(Answer):
+    """How far an align is. `skipped`: groups left out since the last time."""
+
+    groups_done: int
+    groups_total: int = Field(description="that the device works on")
+    skipped: list[SkippedGroup] = Field(default_factory=list[SkippedGroup])
+
+
 class AlignAnswer(Answer):
     """The first and only answer to (run, branch, step)."""
 
