@@ -12,6 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 import click
 
 from r2m_client.cli._anchors import anchors
+from r2m_client.cli._evaluate import evaluate
 from r2m_client.cli._freeze import freeze, unfreeze
 from r2m_client.cli._heads import heads
 from r2m_client.cli._labels import labels
@@ -106,5 +107,5 @@ def main() -> None:
     """
 
 
-for command in (anchors, freeze, heads, labels, runs, score, unfreeze):
+for command in (anchors, evaluate, freeze, heads, labels, runs, score, unfreeze):
     main.add_command(command)
