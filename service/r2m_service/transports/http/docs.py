@@ -142,5 +142,21 @@ class DocumentedApp(FastAPI):
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             for name, schema in definitions["$defs"].items():
                 schemas.setdefault(name, schema)
+            _link(document["paths"])
             self.openapi_schema = document
         return self.openapi_schema
+
+
+def _link(paths: dict[str, Any]) -> None:
+    """Say what can be called with the run that creating one answers: every route of a run."""
+    links: dict[str, Any] = {}
+    for path, methods in paths.items():
+        given = {
+            name: f"$response.body#/{name}" for name in ("run", "head") if f"{{{name}}}" in path
+        }
+        for operation in methods.values():
+            if given and "{alias}" not in path:
+                name = operation["operationId"]
+                links[name] = {"operationId": name, "parameters": given}
+    for status in ("200", "201"):
+        paths["/v1/runs"]["post"]["responses"][status]["links"] = links
