@@ -183,12 +183,21 @@ class UsageInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskInfo:
+    """What a run's kept heads take on the server: versions, and bytes of their files."""
+
+    heads: int = 0
+    weights_bytes: int = 0
+    optimizer_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """An entry of a run's audit trail.
 
     Attributes:
         at: RFC 3339, UTC.
-        what: created, updated, archived, alias or rollback.
+        what: created, updated, archived, alias, rollback or repaired.
         detail: what changed; of an update, by key: [before, after].
     """
 
@@ -241,6 +250,7 @@ class RunInfo:
         created_at: RFC 3339, UTC.
         truncation: none (too long is an error), left or right.
         usage, live: where one run is asked for: counters, and the live head's numbers.
+        disk: there, and where runs are listed: what its kept heads take.
     """
 
     run: str
@@ -259,6 +269,7 @@ class RunInfo:
     truncation: str = "none"
     usage: UsageInfo | None = None
     live: dict[str, Any] = field(default_factory=dict[str, Any])
+    disk: DiskInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +279,9 @@ class HeadInfo:
     Attributes:
         t: accepted updates so far; omega is what this head scores with.
         sha256, bytes: of the weights file.
+        pruned, pruned_at: whether its files are gone (it can only be looked at then), and since
+            when (RFC 3339, UTC).
+        optimizer_bytes: of its optimizer state, which rollback needs where t > 0; None: not kept.
     """
 
     run: str
@@ -286,6 +300,9 @@ class HeadInfo:
     parent: int | None = None
     metrics: dict[str, Any] = field(default_factory=dict[str, Any])
     aliases: tuple[str, ...] = ()
+    pruned: bool = False
+    pruned_at: str | None = None
+    optimizer_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ PUBLIC = [
     "Conflict",
     "ConnectError",
     "DeadlineError",
+    "DiskInfo",
     "Drift",
     "Evaluation",
     "Group",

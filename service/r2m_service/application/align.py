@@ -14,7 +14,7 @@ from r2m_service.application.contract import (
     GroupIn,
     SampleError,
 )
-from r2m_service.application.lookup import find_head, find_run, head_source
+from r2m_service.application.lookup import find_run, find_stored, head_source, read_file
 from r2m_service.application.ports import (
     AlignGroup,
     AlignJob,
@@ -32,6 +32,7 @@ from r2m_service.application.samples import (
     require_distinct,
 )
 from r2m_service.application.usage import Usage
+from r2m_service.domain.repair import REPAIRED
 from r2m_service.domain.runs import REFERENCE, Branch, Run
 
 Progress = Callable[[int, int], None]
@@ -46,6 +47,7 @@ class Align:
     Args:
         heavy: what bounds work that holds several copies of a head.
         usage: counters by run.
+        committed: hears the run's name after each step.
     """
 
     def __init__(
@@ -55,12 +57,14 @@ class Align:
         engine: Engine,
         heavy: asyncio.Semaphore,
         usage: Usage,
+        committed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._registry = registry
         self._blobs = blobs
         self._engine = engine
         self._heavy = heavy
         self._usage = usage
+        self._committed = committed
         self._conclusion = Conclusion(registry, blobs)
         self._locks: dict[str, asyncio.Lock] = {}
         self._running: set[asyncio.Task[AlignAnswer]] = set()
@@ -113,19 +117,31 @@ class Align:
             raise Problem(
                 Code.BRANCH_LEFT,
                 f"a rollback has moved run {name!r} to branch {state.current!r}; branch "
-                f"{branch.name!r} takes no new steps",
+                f"{branch.name!r} takes no new steps{_repaired(state.branch(None))}",
                 field="branch",
             )
         _require_labels_taken(state.run, request)
         context = AlignContext(
             state=state,
             branch=branch,
-            parent=await find_head(self._registry, state, branch.live),
-            reference=await find_head(self._registry, state, REFERENCE),
+            parent=await find_stored(self._registry, state, branch.live),
+            reference=await find_stored(self._registry, state, REFERENCE),
             step=request.step,
             hash=hashed,
         )
-        return await self._align(context, request.groups, progress)
+        try:
+            answer = await self._align(context, request.groups, progress)
+        except Problem as problem:
+            if problem.code != Code.HEAD_PRUNED:
+                raise
+            # Parent and reference were kept a moment ago, and are let go only once others follow.
+            raise Problem(
+                Code.ALIGN_CONFLICT,
+                f"run {name!r} went on meanwhile, and head {context.parent.number} or "
+                f"{context.reference.number} was let go: send the same request again",
+            ) from problem
+        self._committed(name)
+        return answer
 
     async def _answered(
         self, name: str, branch: Branch, step: int, hashed: str
@@ -144,7 +160,8 @@ class Align:
         if step != branch.step + 1:
             raise Problem(
                 Code.STEP_OUT_OF_ORDER,
-                f"branch {branch.name!r} expects step {branch.step + 1}, got {step}",
+                f"branch {branch.name!r} expects step {branch.step + 1}, got {step}"
+                f"{_repaired(branch)}",
                 field="step",
             )
         return None
@@ -201,16 +218,29 @@ class Align:
                     Code.HEAD_DAMAGED,
                     f"head {parent.number} has no optimizer state to go on from",
                 )
-            optimizer = await asyncio.to_thread(self._blobs.get, parent.optimizer)
+            optimizer = await asyncio.to_thread(
+                read_file,
+                self._registry,
+                self._blobs,
+                context.run.name,
+                parent,
+                parent.optimizer,
+            )
         return AlignJob(
-            parent=head_source(self._blobs, context.run, parent),
-            reference=head_source(self._blobs, context.run, context.reference),
+            parent=head_source(self._registry, self._blobs, context.run, parent),
+            reference=head_source(self._registry, self._blobs, context.run, context.reference),
             optimizer=optimizer,
             t=parent.t,
             method=context.run.method,
             candidate_omega=context.candidate_omega,
             groups=groups,
         )
+
+
+def _repaired(branch: Branch) -> str:
+    """What a trainer should know of a branch that it did not ask for."""
+    reason = branch.reason or ""
+    return f" ({reason})" if reason.startswith(REPAIRED) else ""
 
 
 def _decoded_hash(request: AlignRequest) -> str:

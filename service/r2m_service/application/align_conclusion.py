@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -91,6 +92,7 @@ class Conclusion:
         now = datetime.now(UTC)
         candidate = None
         stored: list[str] = []
+        committing = False
         try:
             if update.weights is not None and answer.candidate is not None:
                 # The number is not sure before the commit, so it does not name the file.
@@ -120,6 +122,7 @@ class Conclusion:
                     weights=weights,
                     optimizer=optimizer,
                 )
+            committing = True
             self._registry.commit_step(
                 StepCommit(
                     run=context.run.name,
@@ -135,7 +138,9 @@ class Conclusion:
             )
         except Problem as problem:
             # Only what surely was not committed may go; after a storage failure nobody knows.
-            if problem.code in (Code.ALIGN_CONFLICT, Code.RUN_ARCHIVED):
+            if not committing or problem.code in (Code.ALIGN_CONFLICT, Code.RUN_ARCHIVED):
                 for key in stored:
-                    self._blobs.delete(key)
+                    # Otherwise the next start removes it.
+                    with suppress(Problem):
+                        self._blobs.delete(key)
             raise

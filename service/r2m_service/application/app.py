@@ -40,6 +40,7 @@ class Application(Runs):
         version: of this program.
         ready: whether the server may take work (warmed up, not draining).
         max_head_bytes: the largest head a run may ask for.
+        committed: hears a run's name after each step of it.
     """
 
     def __init__(
@@ -51,13 +52,14 @@ class Application(Runs):
         version: str,
         ready: Callable[[], bool],
         max_head_bytes: int,
+        committed: Callable[[str], None] = lambda _: None,
     ) -> None:
         heavy = asyncio.Semaphore(HEAVY_AT_ONCE)
         usage = Usage()
         super().__init__(registry, blobs, engine, heavy, usage, max_head_bytes=max_head_bytes)
         self._version = version
         self._ready = ready
-        self._align = Align(registry, blobs, engine, heavy, usage)
+        self._align = Align(registry, blobs, engine, heavy, usage, committed)
 
     async def score(self, run: str | None, request: ScoreRequest | VanillaRequest) -> ScoreAnswer:
         """Rewards by a run's head, or vanilla ones where no run is named.

@@ -31,7 +31,7 @@ async def score_run(
 
     Raises:
         Problem: unknown_run, unknown_head, unknown_alias, unknown_branch, step_out_of_order,
-            run_archived, backbone_mismatch, duplicate_id, head_damaged.
+            run_archived, backbone_mismatch, duplicate_id, head_damaged, head_pruned.
     """
     run, source, opened = await resolved(registry, blobs, engine, name, request)
     scores = await score_samples(engine, usage, run, source, request.samples)
@@ -59,7 +59,7 @@ async def resolved(
         fingerprint=engine.info.fingerprint,
         scores=[],
     )
-    return state.run, head_source(blobs, state.run, head), opened
+    return state.run, head_source(registry, blobs, state.run, head), opened
 
 
 async def score_vanilla(engine: Engine, usage: Usage, request: VanillaRequest) -> ScoreAnswer:
@@ -84,7 +84,7 @@ async def score_samples(
     """Each sample's rewards or its error, in order.
 
     Raises:
-        Problem: duplicate_id, head_damaged, not_ready.
+        Problem: duplicate_id, head_damaged, head_pruned, not_ready.
     """
     ids = ((one.id, f"samples[{place}].id") for place, one in enumerate(samples))
     require_distinct(ids, what="samples")

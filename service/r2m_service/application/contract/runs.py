@@ -53,7 +53,7 @@ class ChangeOut(Answer):
     """One entry of a run's audit trail."""
 
     at: str
-    what: Literal["created", "updated", "archived", "alias", "rollback"]
+    what: Literal["created", "updated", "archived", "alias", "rollback", "repaired"]
     detail: dict[str, Any]
     reason: str | None = None
 
@@ -74,6 +74,14 @@ class UsageOut(Answer):
     device_seconds: float = 0.0
     aligns: int = 0
     since: str
+
+
+class DiskOut(Answer):
+    """What a run's kept heads take, by the registry: versions, and bytes of their files."""
+
+    heads: int = 0
+    weights_bytes: int = 0
+    optimizer_bytes: int = 0
 
 
 class PolicyOut(Answer):
@@ -117,6 +125,7 @@ class RunOut(Answer):
     live: dict[str, Any] = Field(
         default_factory=dict[str, Any], description="the live head's numbers"
     )
+    disk: DiskOut | None = None
 
 
 class RunList(Answer):
@@ -143,6 +152,11 @@ class HeadOut(Answer):
     created_at: str
     sha256: str
     bytes: int
+    pruned: bool = Field(default=False, description="its files are gone: it can only be looked at")
+    pruned_at: str | None = None
+    optimizer_bytes: int | None = Field(
+        default=None, description="of its optimizer state, where that is kept"
+    )
     aliases: list[str]
 
 
