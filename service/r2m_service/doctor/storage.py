@@ -95,9 +95,10 @@ def check_blobs(patient: Patient) -> Finding | None:
     """Whether a file can be written, read back, and removed."""
     settings = patient.settings
     if not settings.blobs and not patient.state_usable:
+        patient.blobs_usable = False
         return None
     where = str(shown("blobs", settings.blobs) or settings.blobs_url)
-    folder = _blobs_folder(settings)
+    folder = blobs_folder(settings)
     mend = "give a folder or an fsspec URL that can be written with --blobs"
     try:
         if folder is None or folder.is_dir():
@@ -108,13 +109,14 @@ def check_blobs(patient: Patient) -> Finding | None:
             _round_trip(trial)
     except (Problem, OSError) as error:
         why = error.message if isinstance(error, Problem) else error.strerror
+        patient.blobs_usable = False
         return problem("blobs", f"{where}: {why}", mend)
     return ok("blobs", f"{where} is not there yet: the server will make it")
 
 
 def check_disk(patient: Patient) -> Finding | None:
     """Whether there is room for some heads."""
-    folder = _blobs_folder(patient.settings)
+    folder = blobs_folder(patient.settings)
     if folder is None or (not patient.settings.blobs and not patient.state_usable):
         return None
     free = shutil.disk_usage(_existing(folder)).free
@@ -147,7 +149,7 @@ def _round_trip(url: str) -> None:
             blobs.delete(key)
 
 
-def _blobs_folder(settings: Settings) -> Path | None:
+def blobs_folder(settings: Settings) -> Path | None:
     """The local folder of the heads' files; None where they lie in an object store."""
     url = settings.blobs_url
     if url.startswith("file://"):
