@@ -67,9 +67,9 @@ class Retention:
         try:
             self.prune(run)
         except Problem as problem:
-            logger.warning("run %s: nothing was let go: %s", run, problem.message)
+            logger.warning("run %s: old heads stay on disk: %s", run, problem.message)
         except Exception:
-            logger.exception("run %s: nothing was let go", run)
+            logger.exception("run %s: old heads stay on disk", run)
 
     def prune(self, run: str) -> Pruned:
         """Apply the rule to a run now. Blocking.
@@ -81,8 +81,14 @@ class Retention:
             Problem: unknown_run, storage_failed.
         """
         pruned = self._registry.prune(run, self._keep, datetime.now(UTC))
+        failed: list[Problem] = []
         for key in pruned.keys:
-            self._blobs.delete(key)
+            try:
+                self._blobs.delete(key)
+            except Problem as problem:
+                failed.append(problem)
+        if failed:
+            raise failed[0]
         if pruned.keys:
             logger.info(
                 "run %s: let go of %d heads and %d more optimizer states",
