@@ -1,6 +1,9 @@
 """What is kept of a run, and what is said of the rest, over both transports."""
 
+import os
 import re
+import secrets
+import threading
 
 import pytest
 from safetensors.torch import load
@@ -8,7 +11,7 @@ from support.rollouts import WIDTH_P, groups, samples, states
 from support.serving import running
 
 from r2m.errors import Code, Problem
-from r2m_client import Client, DiskInfo, NotFound, Pair, Sample
+from r2m_client import Client, DiskInfo, NotFound, Pair, R2MError, Sample
 from r2m_service.application.lookup import read_file
 from r2m_service.registry import sweep as sweep_module
 
@@ -195,3 +198,47 @@ def test_what_cannot_be_removed_waits_for_the_next_start(
     with running(reward_model, tmp_path, backbone=backbone, **FEW) as server:
         assert len(stored(server, "r")) == 6
     assert "cleared 7 files" in caplog.text
+
+
+@pytest.mark.skipif("R2M_TEST_DATABASE_URL" not in os.environ, reason="needs PostgreSQL")
+def test_replicas_never_meet_a_file_that_another_removed(reward_model, backbone, tmp_path):
+    """Two servers on one PostgreSQL database and one store; one aligns and lets go, one scores."""
+    place = {"registry": os.environ["R2M_TEST_DATABASE_URL"], "blobs": str(tmp_path / "blobs")}
+    least = {"keep_heads": 1, "keep_every": 0, "max_staleness": 0, "keep_optimizers": 0}
+    run, done, codes = f"r-{secrets.token_hex(6)}", threading.Event(), set()
+
+    def score(url):
+        with Client(url, retries=0) as client:
+            while not done.is_set():
+                # Live as it is now, and a head that is about to go.
+                for head in ("live", max(client.run(run).head - 2, 0)):
+                    try:
+                        found = client.score(samples(1, count=1), run=run, head=head)
+                        assert found.scores[0].error is None
+                        codes.add(None)
+                    except R2MError as error:
+                        codes.add(error.code)
+
+    with (
+        # No cache of heads: every score reads its file.
+        running(reward_model, tmp_path, backbone=backbone, head_cache_bytes=0, **place) as one,
+        running(reward_model, tmp_path, backbone=backbone, **place, **least) as two,
+        Client(two.urls["grpc"], retries=0) as client,
+    ):
+        client.create_run(run, policy_hidden_size=WIDTH_P, method=METHOD)
+        scorer = threading.Thread(target=score, args=(one.urls["http"],))
+        scorer.start()
+        try:
+            for step in range(1, 31):
+                client.align(run, step=step, groups=groups(step % 5, count=1))
+        finally:
+            done.set()
+            scorer.join()
+        assert None in codes
+        assert codes <= {None, "head_pruned"}
+        two.parts.retention.settle()
+        assert client.run(run).disk.heads == 3
+        # Replicas take turns; whoever is late is told to try again or has the answer.
+        with Client(one.urls["http"], retries=0) as other:
+            assert other.align(run, step=31, groups=groups(1)).accepted
+            assert client.align(run, step=32, groups=groups(2)).accepted
