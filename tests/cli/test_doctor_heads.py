@@ -224,6 +224,18 @@ def test_a_store_that_is_not_there_is_no_reason_to_give_up_the_run(
         assert client.align("r", step=6, groups=groups(6)).accepted
 
 
+def test_beside_a_run_that_cannot_be_mended_no_file_is_removed(trained, doctor, file_of, tmp_path):
+    """Half a backup was put back: what no row needs may be the other half of another one."""
+    paths = [file_of(n) for n in range(6)]
+    orphan = paths[0].parent / f"{'a' * 32}.safetensors"
+    orphan.write_bytes(b"x")
+    for path in paths:
+        path.unlink()
+    doctor("--repair", code=1)
+    assert orphan.exists()
+    assert file_of(5, "optimizer").exists()
+
+
 def test_a_file_that_cannot_be_read_is_not_given_up(trained, doctor, file_of, monkeypatch, opened):
     from r2m_service.registry.folder import Folder
 

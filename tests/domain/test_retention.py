@@ -1,6 +1,6 @@
 """The retention rule against what it is for: everything that may still be asked for is kept."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r2m_service.domain.retention import Keep, Stored, prunable, recent_steps
@@ -64,13 +64,11 @@ class History:
         self._move(head)
 
 
-steps = st.lists(
-    st.one_of(
-        st.sampled_from(["accepted", "accepted", "accepted", "rejected", "empty"]),
-        st.tuples(numbers, st.booleans()),
-        st.tuples(st.just("alias"), numbers),
-    ),
-    max_size=40,
+# In runs of several aligns, so that branches grow longer than the staleness.
+aligns = st.lists(st.sampled_from(["accepted"] * 3 + ["rejected", "empty"]), max_size=9)
+moves_of = st.one_of(st.tuples(numbers, st.booleans()), st.tuples(st.just("alias"), numbers))
+steps = st.lists(st.one_of(aligns, moves_of.map(lambda one: [one])), max_size=12).map(
+    lambda parts: [one for part in parts for one in part]
 )
 
 
@@ -108,6 +106,7 @@ def ruled(history, keep):
     )
 
 
+@settings(max_examples=400)
 @given(moves=steps, keep=keeps)
 def test_the_last_steps_of_every_branch_are_found(moves, keep):
     history = played(moves)
@@ -143,7 +142,7 @@ def test_what_may_be_asked_for_stays_and_nothing_else(moves, keep):
     assert going.optimizers <= {n for n in kept if history.heads[n].optimizer}
     with_state = sorted(n for n in kept if history.heads[n].optimizer)
     extra = {live, *history.aliases.values()}
-    last_states = with_state[len(with_state) - keep.optimizers :] if keep.optimizers else []
+    last_states = with_state[-keep.optimizers :] if keep.optimizers else []
     assert states == {n for n in with_state if n in extra or n in last_states}
 
 
@@ -178,3 +177,14 @@ def test_by_hand():
     assert going.optimizers == {4, 8}
     history.aliases["best"] = 4
     assert ruled(history, Keep(2, 4, 1, 2)).optimizers == {8}
+
+
+def test_a_branch_that_began_before_its_origin_did():
+    history = played(["accepted"] * 6)
+    history.rollback(5, to_step=True)
+    history.branches["b2"] = Branch("b2", 2, 2, "b1", 2, 2)
+    recent = recent_steps(history.branches, 1)
+    # main stands at 6: 6 and 5. b1 at 5 of main: 5 and 4. b2 at 2 of b1, which is main's: 2 and 1.
+    rows = [(s.branch, n) for s in recent.spans for n in range(s.first, s.last + 1)]
+    assert sorted(rows) == [("main", 1), ("main", 4), ("main", 5), ("main", 6)]
+    assert recent.heads == {5, 2}
