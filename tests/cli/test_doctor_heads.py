@@ -111,6 +111,19 @@ def test_whole_heads_are_fine_and_left_as_they_are(trained, doctor, tmp_path):
     assert table == {}
 
 
+def test_a_state_that_a_server_works_on_is_said_to_be_in_use(opened, r2m, reward_model, tmp_path):
+    flags = ("doctor", "--model", reward_model, "--state", tmp_path / "state", *PORTS, "--no-model")
+
+    def database():
+        found = json.loads(r2m(*flags, "--json").stdout)["findings"]
+        return next(one for one in found if one["check"] == "database")
+
+    with opened():
+        assert database()["level"] == "problem"
+        assert f"process {os.getpid()} works on" in database()["found"]
+    assert database()["level"] == "ok"
+
+
 @pytest.mark.parametrize("how", DAMAGE)
 @pytest.mark.parametrize("kind", ["http", "grpc"])
 def test_a_lost_live_head_is_mended_and_the_run_goes_on(
@@ -283,7 +296,8 @@ def test_a_repair_beside_a_server_is_refused(trained, doctor, file_of, opened, t
         assert "nothing was repaired" in found["found"]
         assert f"process {os.getpid()} works on" in found["found"]
         assert found["mend"] == "stop the server first"
-        assert doctor()[0]["level"] == "warning"  # looking is fine
+        # Looking is fine; what is a problem is that a second server would be refused.
+        assert doctor(code=1)[0]["level"] == "warning"
     assert doctor("--repair")[0]["level"] == "ok"
 
 

@@ -12,7 +12,7 @@ import pytest
 from registry_makers import refuses
 
 from r2m.errors import Code
-from r2m_service.registry.lock import hold
+from r2m_service.registry.lock import hold, holder
 
 HOLD = """
 import sys, time
@@ -31,7 +31,10 @@ def test_one_at_a_time(tmp_path: Path) -> None:
         with refuses(Code.STORAGE_FAILED, f"process {os.getpid()} works on", "r2m.db:"):
             hold(file, repair=repair)
     hold(tmp_path / "other.db")()
+    assert holder(file) == str(os.getpid())
+    assert holder(tmp_path / "nowhere.db") is None
     unlock()
+    assert holder(file) is None
     hold(f"sqlite:///{file}")()
     assert not file.exists()
 

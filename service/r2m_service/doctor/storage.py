@@ -13,6 +13,7 @@ from r2m.errors import Problem
 from r2m_service.doctor.finding import Finding, Patient, ok, problem, size, warning
 from r2m_service.domain.method import PAPER_WIDTH
 from r2m_service.registry.blobs import BlobStore
+from r2m_service.registry.lock import holder
 from r2m_service.registry.survey import sqlite_file, survey
 from r2m_service.settings import Settings, shown
 
@@ -66,6 +67,13 @@ def check_database(patient: Patient) -> Finding | None:
             f"{where} has tables of an older version ({found.revision}): the server will change "
             f"them to {found.wanted}, and older versions will refuse them then",
             "save a copy first",
+        )
+    process = holder(settings.registry_location)
+    if process is not None:
+        return problem(
+            "database",
+            f"process {process} works on {where}: a second server would be refused",
+            "end it first, or give another --state; to look at heads beside it is fine",
         )
     return ok("database", f"{where} opens, its tables are current ({found.revision})")
 

@@ -39,7 +39,40 @@ def hold(location: str | Path, *, repair: bool = False) -> Callable[[], None]:
     file = sqlite_file(location)
     if file is None:
         return _hold_postgresql(location, repair=repair)
-    return _hold_file(file.with_name(f"{file.name}.lock"))
+    return _hold_file(_beside(file))
+
+
+def holder(location: str | Path) -> str | None:
+    """The process that works on an SQLite file; None where none does, and for other databases.
+
+    Makes no file. A server that starts at this very moment may be refused.
+    """
+    file = sqlite_file(location)
+    try:
+        descriptor = os.open(_beside(file), os.O_RDONLY | os.O_CLOEXEC) if file else None
+    except OSError:
+        return None
+    if descriptor is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _named(descriptor)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
+def _beside(file: Path) -> Path:
+    return file.with_name(f"{file.name}.lock")
+
+
+def _named(descriptor: int) -> str:
+    with contextlib.suppress(OSError):
+        return os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "(unknown)"
+    return "(unknown)"
 
 
 def _hold_file(path: Path) -> Callable[[], None]:
@@ -51,9 +84,7 @@ def _hold_file(path: Path) -> Callable[[], None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        who = ""
-        with contextlib.suppress(OSError):
-            who = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+        who = _named(descriptor)
         os.close(descriptor)
         if not isinstance(error, BlockingIOError):
             raise Problem(
@@ -61,7 +92,7 @@ def _hold_file(path: Path) -> Callable[[], None]:
             ) from error
         raise Problem(
             Code.STORAGE_FAILED,
-            f"process {who or '(unknown)'} works on {path.with_suffix('')}: one server at a time "
+            f"process {who} works on {path.with_suffix('')}: one server at a time "
             "uses an SQLite file, several share PostgreSQL",
         ) from None
     # For people; the lock itself is the system's, and the file stays: removing it would let two
