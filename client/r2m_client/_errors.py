@@ -134,7 +134,7 @@ class SampleProblem(ServerError, ValueError):
 
 
 class NotFound(ServerError, LookupError):
-    """No such run, head, branch, alias or path."""
+    """No such run, head, branch, alias or path; or a head whose files were let go."""
 
 
 class Conflict(ServerError):
@@ -207,6 +207,7 @@ CLASSES: dict[Code, type[ServerError]] = {
     Code.NOT_FOUND: NotFound,
     Code.UNKNOWN_RUN: NotFound,
     Code.UNKNOWN_HEAD: NotFound,
+    Code.HEAD_PRUNED: NotFound,
     Code.UNKNOWN_BRANCH: NotFound,
     Code.UNKNOWN_ALIAS: NotFound,
     Code.RUN_EXISTS: RunExists,

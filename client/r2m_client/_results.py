@@ -228,12 +228,21 @@ class UsageInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskInfo:
+    """What a run's kept heads take on the server: versions, and bytes of their files."""
+
+    heads: int = 0
+    weights_bytes: int = 0
+    optimizer_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """An entry of a run's audit trail.
 
     Attributes:
         at: RFC 3339, UTC.
-        what: created, updated, archived, alias, rollback, anchors, frozen or unfrozen.
+        what: created, updated, archived, alias, rollback, anchors, frozen, unfrozen or repaired.
         detail: what changed; of an update, by key: [before, after].
     """
 
@@ -288,6 +297,7 @@ class RunInfo:
         usage, live: where one run is asked for: counters, and the live head's numbers.
         frozen: why aligns change nothing; None: they do.
         rejections: in a row, on the current branch.
+        disk: there, and where runs are listed: what its kept heads take.
     """
 
     run: str
@@ -311,6 +321,7 @@ class RunInfo:
     anchors: AnchorsInfo | None = None
     audit: AuditInfo | None = None
     advice: str = "ok"
+    disk: DiskInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +331,9 @@ class HeadInfo:
     Attributes:
         t: accepted updates so far; omega is what this head scores with.
         sha256, bytes: of the weights file.
+        pruned, pruned_at: whether its files are gone (it can only be looked at then), and since
+            when (RFC 3339, UTC).
+        optimizer_bytes: of its optimizer state, which rollback needs where t > 0; None: not kept.
     """
 
     run: str
@@ -338,6 +352,9 @@ class HeadInfo:
     parent: int | None = None
     metrics: dict[str, Any] = field(default_factory=dict[str, Any])
     aliases: tuple[str, ...] = ()
+    pruned: bool = False
+    pruned_at: str | None = None
+    optimizer_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ class Code(StrEnum):
     # what it talks about
     UNKNOWN_RUN = "unknown_run"
     UNKNOWN_HEAD = "unknown_head"
+    HEAD_PRUNED = "head_pruned"
     UNKNOWN_BRANCH = "unknown_branch"
     UNKNOWN_ALIAS = "unknown_alias"
     RUN_EXISTS = "run_exists"
@@ -115,6 +116,14 @@ TABLE: dict[Code, Row] = {
     ),
     Code.UNKNOWN_RUN: Row(404, "NOT_FOUND", False, "No run has this name; create it first."),
     Code.UNKNOWN_HEAD: Row(404, "NOT_FOUND", False, "The run has no head of this number."),
+    Code.HEAD_PRUNED: Row(
+        410,
+        "NOT_FOUND",
+        False,
+        "The head's files were let go (docs/operations.md says what is kept): it can be looked at, "
+        "not scored with. For rollback: its optimizer state was; the message names heads that can "
+        "be gone back to.",
+    ),
     Code.UNKNOWN_BRANCH: Row(404, "NOT_FOUND", False, "The run has no branch of this id."),
     Code.UNKNOWN_ALIAS: Row(404, "NOT_FOUND", False, "The run has no alias of this name."),
     Code.RUN_EXISTS: Row(

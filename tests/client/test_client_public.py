@@ -30,6 +30,7 @@ PUBLIC = [
     "Conflict",
     "ConnectError",
     "DeadlineError",
+    "DiskInfo",
     "Drift",
     "Evaluation",
     "Evidence",

@@ -1122,7 +1122,7 @@ class Change(google.protobuf.message.Message):
     at: builtins.str
     """RFC 3339, UTC"""
     what: builtins.str
-    """created | updated | archived | alias | rollback | anchors | frozen | unfrozen"""
+    """created | updated | archived | alias | rollback | anchors | frozen | unfrozen | repaired"""
     reason: builtins.str
     @property
     def detail(self) -> google.protobuf.struct_pb2.Struct: ...
@@ -1216,6 +1216,7 @@ class Run(google.protobuf.message.Message):
     ANCHORS_FIELD_NUMBER: builtins.int
     AUDIT_FIELD_NUMBER: builtins.int
     ADVICE_FIELD_NUMBER: builtins.int
+    DISK_FIELD_NUMBER: builtins.int
     run: builtins.str
     fingerprint: builtins.str
     feedback: builtins.str
@@ -1255,6 +1256,10 @@ class Run(google.protobuf.message.Message):
     def anchors(self) -> global___Anchors: ...
     @property
     def audit(self) -> global___Audit: ...
+    @property
+    def disk(self) -> global___Disk:
+        """where runs are listed or one is asked for"""
+
     def __init__(
         self,
         *,
@@ -1279,19 +1284,45 @@ class Run(google.protobuf.message.Message):
         anchors: global___Anchors | None = ...,
         audit: global___Audit | None = ...,
         advice: builtins.str = ...,
+        disk: global___Disk | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_anchors", b"_anchors", "_audit", b"_audit", "_frozen", b"_frozen", "_usage", b"_usage", "anchors", b"anchors", "audit", b"audit", "frozen", b"frozen", "live", b"live", "method", b"method", "policy", b"policy", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_anchors", b"_anchors", "_audit", b"_audit", "_frozen", b"_frozen", "_usage", b"_usage", "advice", b"advice", "aliases", b"aliases", "anchors", b"anchors", "archived", b"archived", "audit", b"audit", "branch", b"branch", "branches", b"branches", "created_at", b"created_at", "feedback", b"feedback", "fingerprint", b"fingerprint", "frozen", b"frozen", "head", b"head", "live", b"live", "method", b"method", "next_step", b"next_step", "policy", b"policy", "rejections", b"rejections", "run", b"run", "step", b"step", "truncation", b"truncation", "usage", b"usage"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_anchors", b"_anchors", "_audit", b"_audit", "_disk", b"_disk", "_frozen", b"_frozen", "_usage", b"_usage", "anchors", b"anchors", "audit", b"audit", "disk", b"disk", "frozen", b"frozen", "live", b"live", "method", b"method", "policy", b"policy", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_anchors", b"_anchors", "_audit", b"_audit", "_disk", b"_disk", "_frozen", b"_frozen", "_usage", b"_usage", "advice", b"advice", "aliases", b"aliases", "anchors", b"anchors", "archived", b"archived", "audit", b"audit", "branch", b"branch", "branches", b"branches", "created_at", b"created_at", "disk", b"disk", "feedback", b"feedback", "fingerprint", b"fingerprint", "frozen", b"frozen", "head", b"head", "live", b"live", "method", b"method", "next_step", b"next_step", "policy", b"policy", "rejections", b"rejections", "run", b"run", "step", b"step", "truncation", b"truncation", "usage", b"usage"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_anchors", b"_anchors"]) -> typing.Literal["anchors"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_audit", b"_audit"]) -> typing.Literal["audit"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_disk", b"_disk"]) -> typing.Literal["disk"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_frozen", b"_frozen"]) -> typing.Literal["frozen"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_usage", b"_usage"]) -> typing.Literal["usage"] | None: ...
 
 global___Run = Run
+
+@typing.final
+class Disk(google.protobuf.message.Message):
+    """What a run's kept heads take, by the registry."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADS_FIELD_NUMBER: builtins.int
+    WEIGHTS_BYTES_FIELD_NUMBER: builtins.int
+    OPTIMIZER_BYTES_FIELD_NUMBER: builtins.int
+    heads: builtins.int
+    weights_bytes: builtins.int
+    optimizer_bytes: builtins.int
+    def __init__(
+        self,
+        *,
+        heads: builtins.int = ...,
+        weights_bytes: builtins.int = ...,
+        optimizer_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["heads", b"heads", "optimizer_bytes", b"optimizer_bytes", "weights_bytes", b"weights_bytes"]) -> None: ...
+
+global___Disk = Disk
 
 @typing.final
 class Branch(google.protobuf.message.Message):
@@ -1543,6 +1574,9 @@ class Head(google.protobuf.message.Message):
     SHA256_FIELD_NUMBER: builtins.int
     BYTES_FIELD_NUMBER: builtins.int
     ALIASES_FIELD_NUMBER: builtins.int
+    PRUNED_FIELD_NUMBER: builtins.int
+    PRUNED_AT_FIELD_NUMBER: builtins.int
+    OPTIMIZER_BYTES_FIELD_NUMBER: builtins.int
     run: builtins.str
     head: builtins.int
     parent: builtins.int
@@ -1558,6 +1592,12 @@ class Head(google.protobuf.message.Message):
     sha256: builtins.str
     """of the weights file"""
     bytes: builtins.int
+    pruned: builtins.bool
+    """its files are gone: it can only be looked at"""
+    pruned_at: builtins.str
+    """RFC 3339, UTC"""
+    optimizer_bytes: builtins.int
+    """of its optimizer state, where that is kept"""
     @property
     def metrics(self) -> google.protobuf.struct_pb2.Struct: ...
     @property
@@ -1581,10 +1621,18 @@ class Head(google.protobuf.message.Message):
         sha256: builtins.str = ...,
         bytes: builtins.int = ...,
         aliases: collections.abc.Iterable[builtins.str] | None = ...,
+        pruned: builtins.bool = ...,
+        pruned_at: builtins.str | None = ...,
+        optimizer_bytes: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_parent", b"_parent", "metrics", b"metrics", "parent", b"parent"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_parent", b"_parent", "accepted", b"accepted", "aliases", b"aliases", "branch", b"branch", "bytes", b"bytes", "created_at", b"created_at", "head", b"head", "metrics", b"metrics", "omega", b"omega", "parent", b"parent", "reason", b"reason", "reference", b"reference", "run", b"run", "sha256", b"sha256", "step", b"step", "t", b"t", "verdict", b"verdict"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_optimizer_bytes", b"_optimizer_bytes", "_parent", b"_parent", "_pruned_at", b"_pruned_at", "metrics", b"metrics", "optimizer_bytes", b"optimizer_bytes", "parent", b"parent", "pruned_at", b"pruned_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_optimizer_bytes", b"_optimizer_bytes", "_parent", b"_parent", "_pruned_at", b"_pruned_at", "accepted", b"accepted", "aliases", b"aliases", "branch", b"branch", "bytes", b"bytes", "created_at", b"created_at", "head", b"head", "metrics", b"metrics", "omega", b"omega", "optimizer_bytes", b"optimizer_bytes", "parent", b"parent", "pruned", b"pruned", "pruned_at", b"pruned_at", "reason", b"reason", "reference", b"reference", "run", b"run", "sha256", b"sha256", "step", b"step", "t", b"t", "verdict", b"verdict"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_optimizer_bytes", b"_optimizer_bytes"]) -> typing.Literal["optimizer_bytes"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_parent", b"_parent"]) -> typing.Literal["parent"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_pruned_at", b"_pruned_at"]) -> typing.Literal["pruned_at"] | None: ...
 
 global___Head = Head
 

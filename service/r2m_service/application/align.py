@@ -19,7 +19,13 @@ from r2m_service.application.contract import (
 )
 from r2m_service.application.journaling import Journaling
 from r2m_service.application.lessons import Lesson, Lessons, unlabelled
-from r2m_service.application.lookup import find_head, find_run, head_source
+from r2m_service.application.lookup import (
+    find_head,
+    find_run,
+    find_stored,
+    head_source,
+    read_file,
+)
 from r2m_service.application.ports import (
     AlignGroup,
     AlignJob,
@@ -37,6 +43,7 @@ from r2m_service.application.samples import (
     require_distinct,
 )
 from r2m_service.application.usage import Usage
+from r2m_service.domain.repair import REPAIRED
 from r2m_service.domain.runs import REFERENCE, Branch, Run
 
 OnProgress = Callable[[Progress], None]
@@ -53,6 +60,7 @@ class Align:
         usage: counters by run.
         lessons: what is learnt and judged beside the groups sent.
         journaling: what is written down.
+        committed: hears the run's name after each step.
     """
 
     def __init__(
@@ -64,6 +72,7 @@ class Align:
         usage: Usage,
         lessons: Lessons,
         journaling: Journaling,
+        committed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._registry = registry
         self._blobs = blobs
@@ -72,6 +81,7 @@ class Align:
         self._usage = usage
         self._lessons = lessons
         self._journaling = journaling
+        self._committed = committed
         self._conclusion = Conclusion(registry, blobs)
         self._locks: dict[str, asyncio.Lock] = {}
         self._running: set[asyncio.Task[AlignAnswer]] = set()
@@ -124,22 +134,37 @@ class Align:
             raise Problem(
                 Code.BRANCH_LEFT,
                 f"a rollback has moved run {name!r} to branch {state.current!r}; branch "
-                f"{branch.name!r} takes no new steps",
+                f"{branch.name!r} takes no new steps{_repaired(state.branch(None))}",
                 field="branch",
             )
         _require_labels_taken(state.run, request)
         context = AlignContext(
             state=state,
             branch=branch,
-            parent=await find_head(self._registry, state, branch.live),
-            reference=await find_head(self._registry, state, REFERENCE),
+            parent=await find_stored(self._registry, state, branch.live),
+            reference=await find_stored(self._registry, state, REFERENCE),
             step=request.step,
             hash=hashed,
         )
-        if state.run.frozen is not None:
-            return await asyncio.to_thread(self._conclusion.freeze, context, len(request.groups))
-        lesson = await self._lessons.of(state, request)
-        return await self._align(context, request.groups, lesson, progress)
+        try:
+            if state.run.frozen is not None:
+                answer = await asyncio.to_thread(
+                    self._conclusion.freeze, context, len(request.groups)
+                )
+            else:
+                lesson = await self._lessons.of(state, request)
+                answer = await self._align(context, request.groups, lesson, progress)
+        except Problem as problem:
+            if problem.code != Code.HEAD_PRUNED:
+                raise
+            # Parent and reference were kept a moment ago, and are let go only once others follow.
+            raise Problem(
+                Code.ALIGN_CONFLICT,
+                f"run {name!r} went on meanwhile, and head {context.parent.number} or "
+                f"{context.reference.number} was let go: send the same request again",
+            ) from problem
+        self._committed(name)
+        return answer
 
     async def _answered(
         self, name: str, branch: Branch, step: int, hashed: str
@@ -158,7 +183,8 @@ class Align:
         if step != branch.step + 1:
             raise Problem(
                 Code.STEP_OUT_OF_ORDER,
-                f"branch {branch.name!r} expects step {branch.step + 1}, got {step}",
+                f"branch {branch.name!r} expects step {branch.step + 1}, got {step}"
+                f"{_repaired(branch)}",
                 field="step",
             )
         return None
@@ -230,12 +256,20 @@ class Align:
                     Code.HEAD_DAMAGED,
                     f"head {parent.number} has no optimizer state to go on from",
                 )
-            optimizer = await asyncio.to_thread(self._blobs.get, parent.optimizer)
+            optimizer = await asyncio.to_thread(
+                read_file,
+                self._registry,
+                self._blobs,
+                context.run.name,
+                parent,
+                parent.optimizer,
+            )
+        first = await find_head(self._registry, context.state, 0)
         return AlignJob(
-            parent=head_source(self._blobs, context.run, parent),
-            reference=head_source(self._blobs, context.run, context.reference),
+            parent=head_source(self._registry, self._blobs, context.run, parent),
+            reference=head_source(self._registry, self._blobs, context.run, context.reference),
             origin=head_source(
-                self._blobs, context.run, await find_head(self._registry, context.state, 0)
+                self._registry, self._blobs, context.run, first if first.stored else parent
             ),
             optimizer=optimizer,
             t=parent.t,
@@ -290,6 +324,12 @@ class _Told:
             self._progress(
                 Progress(groups_done=self._done, groups_total=len(self._places), skipped=skipped)
             )
+
+
+def _repaired(branch: Branch) -> str:
+    """What a trainer should know of a branch that it did not ask for."""
+    reason = branch.reason or ""
+    return f" ({reason})" if reason.startswith(REPAIRED) else ""
 
 
 def _decoded_hash(request: AlignRequest) -> str:

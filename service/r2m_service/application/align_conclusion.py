@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -148,6 +149,7 @@ class Conclusion:
         now = datetime.now(UTC)
         candidate = None
         stored: list[str] = []
+        committing = False
         try:
             if update and update.weights is not None and answer.candidate is not None:
                 # The number is not sure before the commit, so it does not name the file.
@@ -177,6 +179,7 @@ class Conclusion:
                     weights=weights,
                     optimizer=optimizer,
                 )
+            committing = True
             self._registry.commit_step(
                 StepCommit(
                     run=context.run.name,
@@ -197,9 +200,11 @@ class Conclusion:
             )
         except Problem as problem:
             # Only what surely was not committed may go; after a storage failure nobody knows.
-            if problem.code in (Code.ALIGN_CONFLICT, Code.RUN_ARCHIVED):
+            if not committing or problem.code in (Code.ALIGN_CONFLICT, Code.RUN_ARCHIVED):
                 for key in stored:
-                    self._blobs.delete(key)
+                    # Otherwise the next start removes it.
+                    with suppress(Problem):
+                        self._blobs.delete(key)
             raise
 
 

@@ -55,6 +55,7 @@ class Application(Runs):
         max_head_bytes: the largest head a run may ask for.
         keep: bounds of what is kept for outside labels.
         journal: where all is written down; None: nowhere.
+        committed: hears a run's name after each step of it.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Application(Runs):
         max_head_bytes: int,
         keep: KeepLimits,
         journal: Journal | None = None,
+        committed: Callable[[str], None] = lambda _: None,
     ) -> None:
         heavy = asyncio.Semaphore(HEAVY_AT_ONCE)
         usage = Usage()
@@ -83,7 +85,7 @@ class Application(Runs):
         self._anchors = Anchors(registry, labels, blobs, engine)
         self._outside = Labels(registry, labels, engine)
         lessons = Lessons(labels, self._anchors, Replay(labels, blobs, engine))
-        self._align = Align(registry, blobs, engine, heavy, usage, lessons, journaling)
+        self._align = Align(registry, blobs, engine, heavy, usage, lessons, journaling, committed)
 
     async def score(self, run: str | None, request: ScoreRequest | VanillaRequest) -> ScoreAnswer:
         """Rewards by a run's head, or vanilla ones where no run is named.

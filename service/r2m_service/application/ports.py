@@ -20,6 +20,7 @@ from r2m_service.domain.runs import (
     BlobRef,
     Branch,
     Change,
+    DiskUse,
     FeedbackSource,
     Head,
     Run,
@@ -88,6 +89,10 @@ class Registry(Protocol):
         """All versions of a run, by number."""
         ...
 
+    def disk_use(self, run: str | None = None) -> dict[str, DiskUse]:
+        """What the kept heads take, by run: of all runs, or of the one that is named."""
+        ...
+
     def next_head_number(self, run: str) -> int:
         """One more than the greatest number given; numbers only grow."""
         ...
@@ -99,7 +104,7 @@ class Registry(Protocol):
 
         Raises:
             Problem: alias_moved, where `expect` is given and the alias points elsewhere or
-                nowhere.
+                nowhere; head_pruned.
         """
         ...
 
@@ -127,7 +132,8 @@ class Registry(Protocol):
         """Add a branch, make it the run's current one, and move `live` and `previous`.
 
         Raises:
-            Problem: align_conflict, where a branch of that name exists.
+            Problem: align_conflict, where a branch of that name exists; head_pruned, where the
+                head's files or its optimizer state are gone.
         """
         ...
 

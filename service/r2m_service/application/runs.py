@@ -33,6 +33,7 @@ from r2m_service.domain.runs import (
     FIRST_BRANCH,
     Change,
     ChangeKind,
+    DiskUse,
     Head,
     Policy,
     Run,
@@ -168,7 +169,10 @@ class Runs(Heads):
     async def list_runs(self) -> RunList:
         """All runs, oldest first."""
         states = await asyncio.to_thread(self._registry.run_states)
-        return RunList(runs=[run_out(state) for state in states])
+        disk = await asyncio.to_thread(self._registry.disk_use)
+        return RunList(
+            runs=[run_out(state, disk=disk.get(state.run.name, DiskUse())) for state in states]
+        )
 
     async def update_run(self, run: str, request: UpdateRunRequest) -> RunOut:
         """Change settings that may change in a run's life; what is not given stays.

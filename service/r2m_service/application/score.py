@@ -65,7 +65,7 @@ class Scoring:
 
         Raises:
             Problem: unknown_run, unknown_head, unknown_alias, unknown_branch, step_out_of_order,
-                run_archived, backbone_mismatch, duplicate_id, head_damaged.
+                run_archived, backbone_mismatch, duplicate_id, head_damaged, head_pruned.
         """
         by, opened = await self.resolved(name, request)
         scores = await self.samples(by, request.samples)
@@ -105,7 +105,7 @@ class Scoring:
             scores=[],
             advice=state.audit.advice,
         )
-        source = head_source(self._blobs, state.run, head)
+        source = head_source(self._registry, self._blobs, state.run, head)
         marks = request.step is not None or head.number == state.branch(branch).live
         return Version(ScoredBy(state.run, head.number, branch), source, marks), opened
 
@@ -113,7 +113,7 @@ class Scoring:
         """Each sample's rewards or its error, in order; None: the frozen model's.
 
         Raises:
-            Problem: duplicate_id, head_damaged, not_ready.
+            Problem: duplicate_id, head_damaged, head_pruned, not_ready.
         """
         ids = ((one.id, f"samples[{place}].id") for place, one in enumerate(samples))
         require_distinct(ids, what="samples")

@@ -14,8 +14,17 @@ from r2m_service.domain.method import MethodSettings
 FeedbackSource = Literal["policy", "backbone", "none"]
 Truncation = Literal["none", "left", "right"]
 ChangeKind = Literal[
-    "created", "updated", "archived", "alias", "rollback", "anchors", "frozen", "unfrozen"
+    "created",
+    "updated",
+    "archived",
+    "alias",
+    "rollback",
+    "anchors",
+    "frozen",
+    "unfrozen",
+    "repaired",
 ]
+PrunedWhy = Literal["retention", "damaged"]
 Convention = Literal["post_norm", "pre_norm"]
 
 LIVE, PREVIOUS, CANDIDATE, REFERENCE = "live", "previous", "candidate", "reference"
@@ -104,7 +113,14 @@ class BlobRef:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A version: immutable, one parent. `omega` is what it scores with, after `t` updates."""
+    """A version: immutable, one parent. `omega` is what it scores with, after `t` updates.
+
+    Attributes:
+        optimizer: None where there is none: at t = 0, of a candidate that was not accepted, and
+            where it was let go.
+        pruned_at, pruned_why: set where its files are gone: by the retention rule, or because
+            they were damaged. What is known of the head stays.
+    """
 
     number: int
     parent: int | None
@@ -120,6 +136,27 @@ class Head:
     created_at: datetime
     weights: BlobRef
     optimizer: BlobRef | None = None
+    pruned_at: datetime | None = None
+    pruned_why: PrunedWhy | None = None
+
+    @property
+    def stored(self) -> bool:
+        """Whether it can score: its weights are kept."""
+        return self.pruned_at is None
+
+    @property
+    def resumable(self) -> bool:
+        """Whether align can go on from it: rollback needs that."""
+        return self.accepted and self.stored and (self.t == 0 or self.optimizer is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUse:
+    """What a run's kept heads take, by the registry's own rows."""
+
+    heads: int = 0
+    weights_bytes: int = 0
+    optimizer_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

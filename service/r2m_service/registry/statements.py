@@ -12,7 +12,7 @@ from r2m.errors import Code, Problem
 from r2m_service.domain.audit import AuditState
 from r2m_service.domain.runs import LIVE, PREVIOUS, AnchorSet, Branch, Change, RunState
 from r2m_service.registry.label_rows import anchor_set_of
-from r2m_service.registry.rows import branch_of, change_row, run_of
+from r2m_service.registry.rows import branch_of, branch_row, change_row, run_of
 from r2m_service.registry.tables import (
     aliases,
     anchor_sets,
@@ -69,25 +69,53 @@ def lock_open_run(connection: Connection, run: str) -> str:
     Raises:
         Problem: unknown_run, run_archived.
     """
+    archived, current = lock_run(connection, run)
+    if archived:
+        raise Problem(Code.RUN_ARCHIVED, f"run {run!r} was archived: it is read-only")
+    return current
+
+
+def lock_run(connection: Connection, run: str) -> tuple[bool, str]:
+    """As `lock_open_run`, also for an archived run; whether it is, and its current branch.
+
+    Raises:
+        Problem: unknown_run.
+    """
     row = connection.execute(
         select(runs.c.archived, runs.c.current_branch).where(runs.c.name == run).with_for_update()
     ).one_or_none()
     if row is None:
         raise unknown_run(run)
-    if row.archived:
-        raise Problem(Code.RUN_ARCHIVED, f"run {run!r} was archived: it is read-only")
-    return row.current_branch
+    return row.archived, row.current_branch
 
 
-def require_head(connection: Connection, run: str, number: int) -> None:
-    """Refuse a version that the run does not have.
+def require_head(connection: Connection, run: str, number: int, *, resumable: bool = False) -> None:
+    """Refuse a version that the run does not have, or whose files are gone.
+
+    Args:
+        resumable: whether its optimizer state is needed too.
 
     Raises:
-        Problem: unknown_head.
+        Problem: unknown_head, head_pruned.
     """
-    query = select(heads.c.number).where(heads.c.run == run, heads.c.number == number)
-    if connection.execute(query).one_or_none() is None:
+    query = select(heads.c.pruned_at, heads.c.t, heads.c.optimizer_key).where(
+        heads.c.run == run, heads.c.number == number
+    )
+    row = connection.execute(query).one_or_none()
+    if row is None:
         raise Problem(Code.UNKNOWN_HEAD, f"run {run!r} has no head {number}", field="head")
+    if row.pruned_at is not None or (resumable and row[1] > 0 and row.optimizer_key is None):
+        what = "files were" if row.pruned_at is not None else "optimizer state was"
+        raise Problem(
+            Code.HEAD_PRUNED, f"head {number} of run {run!r}: its {what} let go", field="head"
+        )
+
+
+def add_branch(connection: Connection, run: str, branch: Branch) -> None:
+    """Add a branch, make it the current one, and move `live` and `previous`."""
+    connection.execute(insert(branches).values(branch_row(run, branch)))
+    connection.execute(update(runs).where(runs.c.name == run).values(current_branch=branch.name))
+    move_live(connection, run, branch.live)
 
 
 def pointed(connection: Connection, run: str, alias: str) -> int | None:

@@ -83,7 +83,9 @@ runs = Table(
     UniqueConstraint("key"),
 )
 
-# `branch` is no foreign key: a branch points at its live head, and the head comes first.
+# `branch` is no foreign key: a branch points at its live head, and the head comes first. A head's
+# row is never removed: `pruned_at` says when its files were let go, and the optimizer's columns
+# are null once that file was.
 heads = Table(
     "heads",
     metadata,
@@ -106,6 +108,8 @@ heads = Table(
     Column("optimizer_key", Text),
     Column("optimizer_sha256", Text),
     Column("optimizer_size", BigInteger),
+    Column("pruned_at", Utc),
+    Column("pruned_why", Text),
     PrimaryKeyConstraint("run", "number"),
     ForeignKeyConstraint(["run"], ["runs.name"]),
     ForeignKeyConstraint(["run", "parent"], ["heads.run", "heads.number"]),

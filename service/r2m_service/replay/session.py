@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from r2m.errors import Code, Problem
+from r2m_service.application.lookup import pruned
 from r2m_service.application.parsing import parse, read_json
 from r2m_service.domain.method import MethodSettings
 from r2m_service.domain.runs import Head as HeadRow
@@ -71,6 +72,8 @@ class Session:
         found: list[Replayed] = []
         for (run, branch), steps in branches(rows).items():
             first = self._head(run, steps[0]["head"])
+            if not first.stored:
+                raise pruned(run, first)
             head = Head.from_bytes(self._blobs.get(first.weights))
             moments = Moments.zeros(head)
             if first.optimizer is not None:
@@ -98,6 +101,8 @@ class Session:
                 Code.HEAD_DAMAGED,
                 f"head {number} of run {run!r} is another one than the journal's: its registry?",
             )
+        if not head.stored:
+            raise pruned(run, head)
         return Head.from_bytes(self._blobs.get(head.weights))
 
 

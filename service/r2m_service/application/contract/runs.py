@@ -58,7 +58,8 @@ class ChangeOut(Answer):
 
     at: str
     what: str = Field(
-        description="created, updated, archived, alias, rollback, anchors, frozen, unfrozen"
+        description="created, updated, archived, alias, rollback, anchors, frozen, unfrozen, "
+        "repaired"
     )
     detail: dict[str, Any]
     reason: str | None = None
@@ -80,6 +81,14 @@ class UsageOut(Answer):
     device_seconds: float = 0.0
     aligns: int = 0
     since: str
+
+
+class DiskOut(Answer):
+    """What a run's kept heads take, by the registry: versions, and bytes of their files."""
+
+    heads: int = 0
+    weights_bytes: int = 0
+    optimizer_bytes: int = 0
 
 
 class PolicyOut(Answer):
@@ -128,6 +137,7 @@ class RunOut(Answer):
     anchors: AnchorsOut | None = None
     audit: AuditOut | None = None
     advice: Advice = "ok"
+    disk: DiskOut | None = None
 
 
 class RunList(Answer):
@@ -154,6 +164,11 @@ class HeadOut(Answer):
     created_at: str
     sha256: str
     bytes: int
+    pruned: bool = Field(default=False, description="its files are gone: it can only be looked at")
+    pruned_at: str | None = None
+    optimizer_bytes: int | None = Field(
+        default=None, description="of its optimizer state, where that is kept"
+    )
     aliases: list[str]
 
 

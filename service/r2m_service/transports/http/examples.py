@@ -118,6 +118,7 @@ _RUN: dict[str, Any] = {
     "anchors": _ANCHORS,
     "audit": _AUDIT,
     "advice": "ok",
+    "disk": {"heads": 2, "weights_bytes": 24690, "optimizer_bytes": 24690},
 }
 _HEAD: dict[str, Any] = {
     "run": "tldr-7",
@@ -136,6 +137,8 @@ _HEAD: dict[str, Any] = {
     "sha256": "4d1f9b02c87ae6531f0d92b7a45c8e16032fd7b98ac14e65d07b39f2c1a8e460",
     "bytes": 12345,
     "aliases": ["candidate", "live"],
+    "pruned": False,
+    "optimizer_bytes": 24690,
 }
 
 ANSWERS: dict[str, Any] = {
