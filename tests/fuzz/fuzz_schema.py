@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 HERE = pathlib.Path(__file__).parent
 CHECKS = (
@@ -37,7 +38,8 @@ def schemathesis(url, *, seconds, phases="coverage,fuzzing,stateful", seed=None)
         "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
         "COLUMNS": "100",
     }
-    return subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        check=False, timeout=seconds + 120,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:  # it leaves a cache where it runs
+        return subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            check=False, timeout=seconds + 120, cwd=folder,
+        )  # fmt: skip

@@ -234,7 +234,7 @@ class MethodSettings:
 
 
 def check_numbers(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Refuse numbers in disguise: Python counts true as 1, and pydantic reads "8" as 8.
+    """Refuse values in disguise: Python counts true as 1, pydantic reads "8" as 8, "yes" as true.
 
     Raises:
         ValueError: naming the key.
@@ -243,6 +243,8 @@ def check_numbers(given: Mapping[str, Any]) -> Mapping[str, Any]:
         value = given.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ValueError(f"{key} is a number")
+    if not isinstance(given.get("freeze_on_alarm", False), bool):
+        raise ValueError("freeze_on_alarm is true or false")
     return given
 
 
