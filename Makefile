@@ -50,6 +50,7 @@ check: install proto-check ## Format, lint, types, layers, generated code
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against baseline.binpb
 	$(BIN)/python docs/generate.py --check
 
 .PHONY: format
@@ -83,6 +84,10 @@ proto-check: $(PROTO_VENV)/.installed
 	@$(call PROTOC,$(PROTO_VENV)/out)
 	@for f in $(PROTO_VENV)/out/r2m/v1/*; do cmp $$f proto/r2m/v1/$$(basename $$f) || { \
 	  echo "the generated code is out of date: run make proto"; exit 1; }; done
+
+.PHONY: proto-baseline
+proto-baseline: install ## Hold later changes of the interface against today's: only when it is given out
+	cd proto && ../$(BIN)/buf build --exclude-source-info -o baseline.binpb
 
 .PHONY: clean
 clean: ## Remove build results, caches and the virtual environments (not .cache, the demo's model)

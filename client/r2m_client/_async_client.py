@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from r2m_client import _calls
+from r2m_client._async_label_methods import AsyncLabelMethods
 from r2m_client._errors import R2MError
 from r2m_client._settings import NO_HEADERS, Settings
 from r2m_client._transport import open_async_transport
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from r2m_client._async_score_stream import AsyncScoreStream
     from r2m_client._results import (
         AliasInfo,
+        AlignProgress,
         AlignResult,
         Change,
         Evaluation,
@@ -26,12 +28,12 @@ if TYPE_CHECKING:
         ServerInfo,
     )
     from r2m_client._retry import Retry
-    from r2m_client._samples import Convention, Group, Pair, Sample, WireDtype
+    from r2m_client._samples import AnchorStates, Convention, Group, Pair, Sample, WireDtype
 
 T = TypeVar("T")
 
 
-class AsyncClient(Settings):
+class AsyncClient(AsyncLabelMethods, Settings):
     """Talks to an R2M server, over HTTP or gRPC, from one event loop.
 
     Methods, arguments, errors and repeats are those of `Client`; see there. Hidden states are
@@ -163,7 +165,8 @@ class AsyncClient(Settings):
         step: int,
         groups: Iterable[Group],
         branch: str | None = None,
-        progress: Callable[[int, int], object] | None = None,
+        anchors: Iterable[AnchorStates] = (),
+        progress: Callable[[AlignProgress], object] | None = None,
     ) -> AlignResult:
         """See `Client.align`; `progress` is a plain function, called in the event loop."""
         return await self._send(
@@ -172,6 +175,7 @@ class AsyncClient(Settings):
                 step=step,
                 groups=groups,
                 branch=branch,
+                anchors=anchors,
                 progress=progress,
                 wire_dtype=self._wire_dtype,
             )

@@ -17,6 +17,7 @@ from r2m_client._errors import ProtocolError
 from r2m_client._reading import finite, read, read_list
 from r2m_client._results import (
     AliasInfo,
+    AlignProgress,
     AlignResult,
     Change,
     Evaluation,
@@ -25,10 +26,10 @@ from r2m_client._results import (
     ScoreResult,
     ServerInfo,
 )
-from r2m_client._samples import Group, Pair, Sample, SampleWriter, Tensor, WireDtype
+from r2m_client._samples import AnchorStates, Group, Pair, Sample, SampleWriter, Tensor, WireDtype
 
 T = TypeVar("T")
-Progress = Callable[[int, int], object]
+Progress = Callable[[AlignProgress], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class Call(Generic[T]):
         tensors: hidden states of the body's samples.
         repeatable: doing it twice does no harm, so it is repeated after an ambiguous failure.
         download: the answer is a file, not JSON.
-        progress: told (groups done, groups in all) while an align works, over gRPC.
+        progress: told while an align works, over gRPC.
     """
 
     rpc: str
@@ -101,7 +102,7 @@ def runs() -> Call[list[RunInfo]]:
 
 def run(name: str) -> Call[RunInfo]:
     """One run."""
-    return Call("GetRun", "GET", _path(name), _run_info, {"run": name})
+    return Call("GetRun", "GET", path_of(name), _run_info, {"run": name})
 
 
 def update_run(name: str, method: Mapping[str, object], *, reason: str | None) -> Call[RunInfo]:
@@ -109,7 +110,7 @@ def update_run(name: str, method: Mapping[str, object], *, reason: str | None) -
     body: dict[str, object] = {"method": dict(method)}
     if reason is not None:
         body["reason"] = reason
-    return Call("UpdateRun", "PATCH", _path(name), _run_info, {"run": name}, body)
+    return Call("UpdateRun", "PATCH", path_of(name), _run_info, {"run": name}, body)
 
 
 def changes(name: str) -> Call[list[Change]]:
@@ -117,7 +118,7 @@ def changes(name: str) -> Call[list[Change]]:
     return Call(
         "ListChanges",
         "GET",
-        _path(name, "changes"),
+        path_of(name, "changes"),
         lambda data: read_list(Change, data, "changes"),
         {"run": name},
     )
@@ -135,7 +136,7 @@ def evaluate(
     return Call(
         "Evaluate",
         "POST",
-        _path(run, "evaluate"),
+        path_of(run, "evaluate"),
         lambda data: read(Evaluation, data),
         {"run": run},
         body,
@@ -145,7 +146,7 @@ def evaluate(
 
 def archive_run(name: str) -> Call[RunInfo]:
     """Make a run read-only."""
-    return Call("DeleteRun", "DELETE", _path(name), _run_info, {"run": name})
+    return Call("DeleteRun", "DELETE", path_of(name), _run_info, {"run": name})
 
 
 def score(
@@ -171,7 +172,7 @@ def score(
     if run is None:
         path, names = "/v1/score", {}
     else:
-        path, names = _path(run, "score"), {"run": run}
+        path, names = path_of(run, "score"), {"run": run}
         body["head"] = _head(head)
         if step is not None:
             body["step"] = index(step)
@@ -186,18 +187,22 @@ def align(
     step: int,
     groups: Iterable[Group],
     branch: str | None,
+    anchors: Iterable[AnchorStates] = (),
     progress: Progress | None,
     wire_dtype: WireDtype,
 ) -> Call[AlignResult]:
     """One update; the server answers (run, branch, step) once, so it may be sent again."""
     writer = SampleWriter(wire_dtype)
     body: dict[str, object] = {"step": index(step), "groups": writer.groups(groups)}
+    states = writer.anchors(anchors)
+    if states:
+        body["anchors"] = states
     if branch is not None:
         body["branch"] = branch
     return Call(
         "Align",
         "POST",
-        _path(run, "align"),
+        path_of(run, "align"),
         lambda data: read(AlignResult, data),
         {"run": run},
         body,
@@ -211,7 +216,7 @@ def heads(run: str) -> Call[list[HeadInfo]]:
     return Call(
         "ListHeads",
         "GET",
-        _path(run, "heads"),
+        path_of(run, "heads"),
         lambda data: read_list(HeadInfo, data, "heads"),
         {"run": run},
     )
@@ -222,7 +227,7 @@ def head(run: str, head: int | str) -> Call[HeadInfo]:
     return Call(
         "GetHead",
         "GET",
-        _path(run, "heads", _head(head)),
+        path_of(run, "heads", _head(head)),
         lambda data: read(HeadInfo, data),
         {"run": run, "head": _head(head)},
     )
@@ -233,7 +238,7 @@ def head_weights(run: str, head: int | str) -> Call[bytes]:
     return Call(
         "GetHeadWeights",
         "GET",
-        _path(run, "heads", _head(head), "weights"),
+        path_of(run, "heads", _head(head), "weights"),
         _weights,
         {"run": run, "head": _head(head)},
         download=True,
@@ -248,7 +253,7 @@ def set_alias(run: str, alias: str, head: int, *, expect: int | None) -> Call[Al
     return Call(
         "SetAlias",
         "PUT",
-        _path(run, "aliases", alias),
+        path_of(run, "aliases", alias),
         lambda data: read(AliasInfo, data),
         {"run": run, "alias": alias},
         body,
@@ -278,7 +283,7 @@ def rollback(
     return Call(
         "Rollback",
         "POST",
-        _path(run, "rollback"),
+        path_of(run, "rollback"),
         _run_info,
         {"run": run},
         body,
@@ -301,7 +306,12 @@ def _head(head: int | str) -> str:
     return head if isinstance(head, str) else str(index(head))
 
 
-def _path(run: str, *rest: str) -> str:
+def path_of(run: str, *rest: str) -> str:
+    """The path of a run, and of what belongs to it.
+
+    Raises:
+        ValueError: a name that would be another route.
+    """
     # An empty name or a dot segment would silently be another route: `/v1/runs/../score` is the
     # vanilla route, and its rewards would look like the run's.
     for segment in (run, *rest):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from r2m_client import _calls
 from r2m_client._errors import R2MError
+from r2m_client._label_methods import LabelMethods
 from r2m_client._settings import NO_HEADERS, Settings
 from r2m_client._transport import open_transport
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from r2m_client._results import (
         AliasInfo,
+        AlignProgress,
         AlignResult,
         Change,
         Evaluation,
@@ -25,13 +27,13 @@ if TYPE_CHECKING:
         ServerInfo,
     )
     from r2m_client._retry import Retry
-    from r2m_client._samples import Convention, Group, Pair, Sample, WireDtype
+    from r2m_client._samples import AnchorStates, Convention, Group, Pair, Sample, WireDtype
     from r2m_client._score_stream import ScoreStream
 
 T = TypeVar("T")
 
 
-class Client(Settings):
+class Client(LabelMethods, Settings):
     """Talks to an R2M server, over HTTP or gRPC. Threads may share one.
 
         with Client("grpc://127.0.0.1:50051") as client:
@@ -237,7 +239,8 @@ class Client(Settings):
         step: int,
         groups: Iterable[Group],
         branch: str | None = None,
-        progress: Callable[[int, int], object] | None = None,
+        anchors: Iterable[AnchorStates] = (),
+        progress: Callable[[AlignProgress], object] | None = None,
     ) -> AlignResult:
         """One update of the run's head, after an update of the policy.
 
@@ -249,8 +252,9 @@ class Client(Settings):
             step: the trainer's clock on this branch: 1, 2, 3, ...
             groups: iterated once; hidden states are those of the updated policy.
             branch: None: the run's current one.
-            progress: called with (groups done, groups in all) while the server works; over gRPC
-                only. What it raises cancels the call.
+            anchors: hidden states of the anchor pairs, where they are due (`anchors_step`).
+            progress: called with an `AlignProgress` while the server works: groups done, and those
+                left out with their errors. Over gRPC only; what it raises cancels the call.
 
         Raises:
             StepConflict: the step was answered for other content.
@@ -263,6 +267,7 @@ class Client(Settings):
                 step=step,
                 groups=groups,
                 branch=branch,
+                anchors=anchors,
                 progress=progress,
                 wire_dtype=self._wire_dtype,
             )

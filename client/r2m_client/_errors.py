@@ -134,7 +134,7 @@ class SampleProblem(ServerError, ValueError):
 
 
 class NotFound(ServerError, LookupError):
-    """No such run, head, branch, alias or path."""
+    """No such run, head, branch, alias or path; or a head whose files were let go."""
 
 
 class Conflict(ServerError):
@@ -201,11 +201,13 @@ CLASSES: dict[Code, type[ServerError]] = {
     Code.INVALID_REQUEST: InvalidRequest,
     Code.DUPLICATE_ID: InvalidRequest,
     Code.TOO_LARGE: InvalidRequest,
+    Code.LENGTH_REQUIRED: InvalidRequest,
     Code.UNSUPPORTED_MEDIA: InvalidRequest,
     Code.METHOD_NOT_ALLOWED: InvalidRequest,
     Code.NOT_FOUND: NotFound,
     Code.UNKNOWN_RUN: NotFound,
     Code.UNKNOWN_HEAD: NotFound,
+    Code.HEAD_PRUNED: NotFound,
     Code.UNKNOWN_BRANCH: NotFound,
     Code.UNKNOWN_ALIAS: NotFound,
     Code.RUN_EXISTS: RunExists,
@@ -231,6 +233,10 @@ CLASSES: dict[Code, type[ServerError]] = {
     Code.FEEDBACK_CONVENTION: SampleProblem,
     Code.FEEDBACK_NOT_FINITE: SampleProblem,
     Code.REWARD_NOT_FINITE: SampleProblem,
+    Code.NO_ANCHORS: NotFound,
+    Code.UNKNOWN_ANCHOR: NotFound,
+    Code.UNKNOWN_SAMPLE: NotFound,
+    Code.LABEL_CONFLICT: Conflict,
     Code.OVERLOADED: Overloaded,
     Code.NOT_READY: Unavailable,
     Code.DEADLINE_EXCEEDED: ServerDeadline,

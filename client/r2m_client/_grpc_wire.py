@@ -21,7 +21,7 @@ from r2m.errors import Code
 from r2m.v1 import r2m_pb2 as pb
 from r2m_client._errors import ConnectError, DeadlineError, ProtocolError, R2MError, server_error
 from r2m_client._reading import finite, read
-from r2m_client._results import Score, ScoreResult
+from r2m_client._results import AlignProgress, Score, ScoreResult
 from r2m_client._samples import SampleWriter
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class AlignUpload:
         if part == "answer":
             return to_json(message.answer)
         if part == "progress" and self._call.progress is not None:
-            self._call.progress(message.progress.groups_done, message.progress.groups_total)
+            self._call.progress(read(AlignProgress, to_json(message.progress)))
         return None  # progress, or a newer server's message
 
 
@@ -191,6 +191,7 @@ def _attach(call: Call[Any], message: Message) -> None:
         return
     if isinstance(message, pb.AlignRequest):
         samples = [sample for group in message.groups for sample in group.samples]
+        samples += [one for pair in message.anchors for one in (pair.chosen, pair.rejected)]
     elif isinstance(message, pb.EvaluateRequest):
         samples = [one for pair in message.pairs for one in (pair.chosen, pair.rejected)]
     else:

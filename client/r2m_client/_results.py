@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from r2m_client._errors import SamplesFailed, ServerError
+from r2m_client._label_results import AnchorsInfo, AnchorsJudged, AuditInfo, Evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Score:
         states: hidden states received.
         truncated: tokens cut off, where the run cuts.
         finish_reason: as it was sent.
+        audit: whether it is marked for an outside label (`Client.add_labels`).
     """
 
     id: str
@@ -34,6 +36,7 @@ class Score:
     states: int | None = None
     truncated: int | None = None
     finish_reason: str | None = None
+    audit: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class ScoreResult:
         fingerprint: of the backbone.
         run, head, branch, omega: which head it was; None without a run.
         scores: one per sample.
+        advice: what the audited gap says: ok, warn, stop; None without a run.
     """
 
     fingerprint: str
@@ -52,6 +56,7 @@ class ScoreResult:
     branch: str | None = None
     omega: float | None = None
     scores: tuple[Score, ...] = ()
+    advice: str | None = None
 
     @property
     def rewards(self) -> list[float | None]:
@@ -88,13 +93,22 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class GroupCounts:
-    """What became of the groups: used = pseudo + labelled."""
+    """What became of the groups: used = pseudo + labelled.
+
+    Attributes:
+        replayed: pairs with outside labels learnt from again.
+        withheld: outside labels not used, since their prompt judges.
+        disagree: outside labels that the reward had otherwise.
+    """
 
     used: int
     skipped: int
     pseudo: int
     labelled: int
     skipped_because: dict[str, int] = field(default_factory=dict[str, int])
+    replayed: int = 0
+    withheld: int = 0
+    disagree: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +131,29 @@ class SampleError:
 
 
 @dataclass(frozen=True, slots=True)
+class SkippedGroup:
+    """A group that align leaves out: because of error, equal, too_few or unlabelled."""
+
+    id: str
+    because: str
+    errors: tuple[SampleError, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AlignProgress:
+    """How far an align is.
+
+    Attributes:
+        groups_total: those that the device works on.
+        skipped: groups found to be unusable since the last time.
+    """
+
+    groups_done: int
+    groups_total: int
+    skipped: tuple[SkippedGroup, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AlignResult:
     """The first and only answer to (run, branch, step).
 
@@ -126,6 +163,10 @@ class AlignResult:
         parent: the head that was trained from.
         verdict: accepted, rejected, undecided, skipped or frozen; reason says why.
         sigma: mean within-group standard deviation of the rewards.
+        anchors: what they said of the candidate, where they judged.
+        anchors_step: the next step that brings the anchors' hidden states.
+        evidence: numbers that inform and never decide.
+        advice: what the audited gap says: ok, warn, stop.
     """
 
     run: str
@@ -145,6 +186,10 @@ class AlignResult:
     gradient_norm: float | None = None
     errors: tuple[SampleError, ...] = ()
     notes: tuple[str, ...] = ()
+    anchors: AnchorsJudged | None = None
+    anchors_step: int | None = None
+    evidence: Evidence | None = None
+    advice: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +228,21 @@ class UsageInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskInfo:
+    """What a run's kept heads take on the server: versions, and bytes of their files."""
+
+    heads: int = 0
+    weights_bytes: int = 0
+    optimizer_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """An entry of a run's audit trail.
 
     Attributes:
         at: RFC 3339, UTC.
-        what: created, updated, archived, alias or rollback.
+        what: created, updated, archived, alias, rollback, anchors, frozen, unfrozen or repaired.
         detail: what changed; of an update, by key: [before, after].
     """
 
@@ -241,6 +295,9 @@ class RunInfo:
         created_at: RFC 3339, UTC.
         truncation: none (too long is an error), left or right.
         usage, live: where one run is asked for: counters, and the live head's numbers.
+        frozen: why aligns change nothing; None: they do.
+        rejections: in a row, on the current branch.
+        disk: there, and where runs are listed: what its kept heads take.
     """
 
     run: str
@@ -259,6 +316,12 @@ class RunInfo:
     truncation: str = "none"
     usage: UsageInfo | None = None
     live: dict[str, Any] = field(default_factory=dict[str, Any])
+    frozen: str | None = None
+    rejections: int = 0
+    anchors: AnchorsInfo | None = None
+    audit: AuditInfo | None = None
+    advice: str = "ok"
+    disk: DiskInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +331,9 @@ class HeadInfo:
     Attributes:
         t: accepted updates so far; omega is what this head scores with.
         sha256, bytes: of the weights file.
+        pruned, pruned_at: whether its files are gone (it can only be looked at then), and since
+            when (RFC 3339, UTC).
+        optimizer_bytes: of its optimizer state, which rollback needs where t > 0; None: not kept.
     """
 
     run: str
@@ -286,6 +352,9 @@ class HeadInfo:
     parent: int | None = None
     metrics: dict[str, Any] = field(default_factory=dict[str, Any])
     aliases: tuple[str, ...] = ()
+    pruned: bool = False
+    pruned_at: str | None = None
+    optimizer_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,37 @@ class Group:
     preferred: Sequence[str] | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AnchorStates:
+    """An anchor pair's hidden states by the current policy, for align.
+
+    Attributes:
+        id: the pair's.
+        chosen, rejected: states of prompt + response, [S, D_p], as a Sample's `hidden_states`.
+    """
+
+    id: str
+    chosen: Any = field(repr=False)
+    rejected: Any = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """What somebody outside says of marked samples: `id` and `grade`, or `chosen` and `rejected`.
+
+    Attributes:
+        id, grade: of one sample; more is better, on any scale that stays the same.
+        chosen, rejected: two samples of one group.
+        source: who said it.
+    """
+
+    id: str | None = None
+    grade: float | None = None
+    chosen: str | None = None
+    rejected: str | None = None
+    source: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """One sample's hidden states, ready for the wire.
@@ -146,6 +177,25 @@ class SampleWriter:
                 "rejected": self._sample(pair.rejected),
             }
             for pair in pairs
+        ]
+
+    def anchors(self, states: Iterable[AnchorStates]) -> list[dict[str, object]]:
+        """The JSON of anchors' states; `states` is iterated once.
+
+        Raises:
+            ValueError: hidden states that are no matrix of numbers.
+        """
+        return [
+            {
+                "id": one.id,
+                **{
+                    side: self._sample(
+                        Sample(f"{one.id}/{side}"[-256:], hidden_states=getattr(one, side))
+                    )
+                    for side in ("chosen", "rejected")
+                },
+            }
+            for one in states
         ]
 
     def _sample(self, sample: Sample) -> dict[str, object]:

@@ -19,12 +19,14 @@ class Code(StrEnum):
     INVALID_REQUEST = "invalid_request"
     DUPLICATE_ID = "duplicate_id"
     TOO_LARGE = "too_large"
+    LENGTH_REQUIRED = "length_required"
     UNSUPPORTED_MEDIA = "unsupported_media"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     # what it talks about
     UNKNOWN_RUN = "unknown_run"
     UNKNOWN_HEAD = "unknown_head"
+    HEAD_PRUNED = "head_pruned"
     UNKNOWN_BRANCH = "unknown_branch"
     UNKNOWN_ALIAS = "unknown_alias"
     RUN_EXISTS = "run_exists"
@@ -52,6 +54,11 @@ class Code(StrEnum):
     FEEDBACK_CONVENTION = "feedback_convention"
     FEEDBACK_NOT_FINITE = "feedback_not_finite"
     REWARD_NOT_FINITE = "reward_not_finite"
+    # outside labels and anchors
+    NO_ANCHORS = "no_anchors"
+    UNKNOWN_ANCHOR = "unknown_anchor"
+    UNKNOWN_SAMPLE = "unknown_sample"
+    LABEL_CONFLICT = "label_conflict"
     # the server
     OVERLOADED = "overloaded"
     NOT_READY = "not_ready"
@@ -94,6 +101,12 @@ TABLE: dict[Code, Row] = {
         False,
         "The request is larger than this server takes; send fewer samples a call.",
     ),
+    Code.LENGTH_REQUIRED: Row(
+        411,
+        "INVALID_ARGUMENT",
+        False,
+        "The HTTP body came without a Content-Length (chunked): nobody could reserve its memory.",
+    ),
     Code.UNSUPPORTED_MEDIA: Row(
         415, "INVALID_ARGUMENT", False, "The body is neither JSON nor safetensors."
     ),
@@ -103,6 +116,14 @@ TABLE: dict[Code, Row] = {
     ),
     Code.UNKNOWN_RUN: Row(404, "NOT_FOUND", False, "No run has this name; create it first."),
     Code.UNKNOWN_HEAD: Row(404, "NOT_FOUND", False, "The run has no head of this number."),
+    Code.HEAD_PRUNED: Row(
+        410,
+        "NOT_FOUND",
+        False,
+        "The head's files were let go (docs/operations.md says what is kept): it can be looked at, "
+        "not scored with. For rollback: its optimizer state was; the message names heads that can "
+        "be gone back to.",
+    ),
     Code.UNKNOWN_BRANCH: Row(404, "NOT_FOUND", False, "The run has no branch of this id."),
     Code.UNKNOWN_ALIAS: Row(404, "NOT_FOUND", False, "The run has no alias of this name."),
     Code.RUN_EXISTS: Row(
@@ -196,6 +217,20 @@ TABLE: dict[Code, Row] = {
     ),
     Code.REWARD_NOT_FINITE: Row(
         422, "OUT_OF_RANGE", False, "The reward of this sample overflowed: there is no number."
+    ),
+    Code.NO_ANCHORS: Row(404, "NOT_FOUND", False, "The run has no anchor set; put one first."),
+    Code.UNKNOWN_ANCHOR: Row(
+        404, "NOT_FOUND", False, "The run's anchor set has no pair of this id; the others judge."
+    ),
+    Code.UNKNOWN_SAMPLE: Row(
+        404,
+        "NOT_FOUND",
+        False,
+        "No sample of this id waits for a label: score did not mark it (`audit`), or it was so "
+        "long ago that it is not kept any more.",
+    ),
+    Code.LABEL_CONFLICT: Row(
+        409, "ALREADY_EXISTS", False, "The sample has another grade already; the first one stays."
     ),
     Code.OVERLOADED: Row(
         429, "RESOURCE_EXHAUSTED", True, "The server is at its limits: wait, then retry."

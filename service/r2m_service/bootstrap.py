@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import torch
 import uvicorn
@@ -18,17 +19,24 @@ import uvicorn
 from r2m.errors import Problem
 from r2m_service.application.app import Application
 from r2m_service.application.contract import SampleIn, VanillaRequest
+from r2m_service.application.marking import KeepLimits
+from r2m_service.application.retention import Retention
 from r2m_service.engine.torch_engine import EngineLimits, TorchEngine
 from r2m_service.modeling.backbone import Backbone
 from r2m_service.modeling.loading import ModelRefusedError, load_backbone
 from r2m_service.registry.blobs import BlobStore
+from r2m_service.registry.lock import hold
 from r2m_service.registry.sql import SqlRegistry
+from r2m_service.registry.sweep import sweep
 from r2m_service.settings import Settings
 from r2m_service.transports.grpc.health import Health
 from r2m_service.transports.grpc.server import build_grpc
 from r2m_service.transports.http.app import build_app
 from r2m_service.transports.http.front import Front
 from r2m_service.transports.limits import ByteBudget
+
+if TYPE_CHECKING:
+    from r2m_service.journal.writer import ArrowJournal
 
 logger = logging.getLogger("r2m")
 
@@ -48,12 +56,19 @@ class Parts:
     application: Application
     engine: TorchEngine
     registry: SqlRegistry
+    retention: Retention
+    unlock: Callable[[], None]
+    journal: ArrowJournal | None = None
     draining: bool = False
 
     def close(self) -> None:
         """Stop the device thread and let go of the database."""
         self.engine.stop()
+        self.retention.close()
         self.registry.close()
+        if self.journal is not None:
+            self.journal.close()
+        self.unlock()
 
 
 def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
@@ -72,13 +87,16 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
     if settings.threads is not None or settings.deterministic:
         # The number of threads decides how sums are split, hence their last bits.
         torch.set_num_threads(settings.threads or 1)
-    registry = _open_registry(settings)
+    registry, unlock = _open_registry(settings)
     try:
         loaded = backbone or _load(settings)
         blobs = BlobStore(settings.blobs_url)
     except (ModelRefusedError, Problem, OSError, ValueError) as error:
         registry.close()
+        unlock()
         raise StartError(str(error)) from error
+    retention = Retention(registry, blobs, settings.keep)
+    _tidy(registry, blobs, retention, fingerprint=loaded.fingerprint, alone=settings.embedded)
     engine = TorchEngine(
         loaded,
         limits=EngineLimits(
@@ -88,7 +106,13 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
             head_cache_bytes=settings.head_cache_bytes,
         ),
         deterministic=settings.deterministic,
+        trace=settings.journal is not None,
     )
+    try:
+        journal = _open_journal(settings)
+    except StartError:
+        registry.close()
+        raise
     engine.start()
 
     def ready() -> bool:
@@ -96,22 +120,65 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
 
     application = Application(
         registry,
+        registry,
         blobs,
         engine,
         version=version("r2m-serve"),
         ready=ready,
         max_head_bytes=settings.max_head_bytes,
+        keep=KeepLimits(settings.label_samples, settings.label_bytes),
+        journal=journal,
+        committed=retention.soon,
     )
-    parts = Parts(application, engine, registry)
+    parts = Parts(application, engine, registry, retention, unlock, journal)
     return parts
 
 
-def _open_registry(settings: Settings) -> SqlRegistry:
+def _open_journal(settings: Settings) -> ArrowJournal | None:
+    if settings.journal is None:
+        return None
     try:
-        return SqlRegistry(settings.registry_location)
+        # pyarrow is an extra: only who keeps a journal needs it.
+        from r2m_service.journal.writer import ArrowJournal
+
+        return ArrowJournal(settings.journal, full=settings.journal_full)
+    except ModuleNotFoundError as error:
+        raise StartError(
+            f"--journal needs the package {error.name}: pip install 'r2m-serve[journal]'"
+        ) from error
+    except Problem as problem:
+        raise StartError(f"{problem.message} (--journal)") from problem
+
+
+def _open_registry(settings: Settings) -> tuple[SqlRegistry, Callable[[], None]]:
+    """The registry, and how to give back its lock."""
+    where = "--registry" if settings.registry else f"--state {settings.state}"
+    try:
+        unlock = hold(settings.registry_location)
+        try:
+            return SqlRegistry(settings.registry_location), unlock
+        except BaseException:
+            unlock()
+            raise
     except Problem as error:
-        where = "--registry" if settings.registry else f"--state {settings.state}"
         raise StartError(f"{error.message} ({where})") from error
+
+
+def _tidy(
+    registry: SqlRegistry, blobs: BlobStore, retention: Retention, *, fingerprint: str, alone: bool
+) -> None:
+    """Clear what a crash left, and apply the retention rule, which may have other numbers now."""
+    try:
+        gone = sweep(registry, blobs, alone=alone)
+        if gone:
+            size = sum(gone.values())
+            logger.info("cleared %d files (%d bytes) that a crash had left", len(gone), size)
+        for state in registry.run_states():
+            if state.run.fingerprint == fingerprint:
+                retention.soon(state.run.name)
+    except Problem as problem:
+        # What is left over costs room, and nothing else.
+        logger.warning("what a crash may have left was not cleared: %s", problem.message)
 
 
 def _load(settings: Settings) -> Backbone:

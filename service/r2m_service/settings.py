@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from r2m_service.domain.retention import Keep
+
 
 def _address(value: str) -> str:
     host, colon, port = value.rpartition(":")
@@ -105,6 +107,25 @@ class Settings(BaseSettings):
     max_head_bytes: int = Field(
         default=2 * GIB, ge=1, description="bytes one head of a run may take"
     )
+    keep_heads: int = Field(
+        default=20, ge=1, description="heads of a run kept on disk: the last so many"
+    )
+    keep_every: int = Field(
+        default=50,
+        ge=0,
+        description="and every one whose number this divides; 0: none, 1: all of them",
+    )
+    max_staleness: int = Field(
+        default=8,
+        ge=0,
+        description="and those that score the last so many steps of every branch (`step` of score)",
+    )
+    keep_optimizers: int = Field(
+        default=3,
+        ge=0,
+        description="optimizer states kept, beside those of live and aliased heads: rollback goes "
+        "back to such heads alone",
+    )
     max_body_bytes: int = Field(
         default=GIB, ge=1024, description="bytes of one request, on HTTP, gRPC and in a stream"
     )
@@ -114,9 +135,38 @@ class Settings(BaseSettings):
     stream_samples: int = Field(
         default=1024, ge=1, description="samples in flight of one ScoreStream"
     )
+    label_samples: int = Field(
+        default=10_000, ge=1, description="samples of a run kept until their outside labels come"
+    )
+    label_bytes: int = Field(
+        default=4 * GIB, ge=0, description="bytes of hidden states kept with them, by run"
+    )
+    journal: Path | None = Field(
+        default=None,
+        description="folder to append every score and align to, for `r2m replay`",
+        examples=["./journal"],
+    )
+    journal_full: bool = Field(
+        default=False, description="keep hidden states in the journal too; much larger"
+    )
     drain_seconds: float = Field(
         default=20.0, ge=0, description="seconds that work at hand gets at shutdown"
     )
+
+    @property
+    def keep(self) -> Keep:
+        """The retention rule's numbers."""
+        return Keep(
+            heads=self.keep_heads,
+            every=self.keep_every,
+            staleness=self.max_staleness,
+            optimizers=self.keep_optimizers,
+        )
+
+    @property
+    def embedded(self) -> bool:
+        """Whether database and files both lie in the state folder: no other server's are there."""
+        return self.registry is None and self.blobs is None
 
     @property
     def registry_location(self) -> str | Path:

@@ -97,7 +97,7 @@ def test_the_three_commands_have_the_same_flags():
         for name, command in ((name, getattr(cli, name)) for name in cli.__all__)
     }
     assert flags["config"] - flags["serve"] == {"--json"}
-    assert flags["doctor"] - flags["serve"] == {"--json", "--no-model"}
+    assert flags["doctor"] - flags["serve"] == {"--json", "--no-model", "--deep", "--repair"}
     assert flags["serve"] <= flags["config"]
     assert flags["serve"] <= flags["doctor"]
     assert {f"--{name.replace('_', '-')}" for name in Settings.model_fields} < flags["serve"]

@@ -64,6 +64,7 @@ RUN = {
         {"branch": "main", "head": 1, "step": 2},
         {"branch": "b1", "head": 0, "step": 0, "origin_branch": "main", "origin_step": 0},
     ],
+    "disk": {"heads": 1, "weights_bytes": 134217728, "optimizer_bytes": 268435456},
 }
 HEAD = {
     "run": "tldr",
@@ -82,6 +83,9 @@ HEAD = {
     "sha256": "ab",
     "bytes": 12,
     "aliases": ["live"],
+    "pruned": True,
+    "pruned_at": "2026-11-21T10:00:00Z",
+    "optimizer_bytes": 24,
 }
 ALIGNED = {
     "run": "tldr",

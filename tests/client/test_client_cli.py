@@ -48,9 +48,9 @@ def test_help_loads_nothing_that_was_added(r2m, added):
     added(serve="r2m_service.no_such_module:serve", other="no_such_package:command")
     result = r2m("--help")
     assert result.exit_code == 0
-    for words in ("heads  ", "runs  ", "score  ", "serve  Serve a reward model", "R2M_URL"):
+    for words in ("heads  ", "runs  ", "score  ", "Serve a reward model", "R2M_URL"):
         assert words in result.stdout
-    assert "other  From no_such_package:command." in result.stdout
+    assert "From no_such_package:command." in result.stdout
     assert "r2m heads log my-run\n" in result.stdout  # the examples keep their lines
 
 
@@ -103,11 +103,14 @@ def test_runs(r2m, script):
     script.steps.append({"runs": [RUN, {**RUN, "run": "a-longer-name", "archived": True}]})
     lines = r2m("runs").stdout.splitlines()
     assert lines[0].split() == [
-        "RUN", "BRANCH", "STEP", "HEAD", "FEEDBACK", "WIDTH", "PROFILE", "CREATED",
+        "RUN", "BRANCH", "STEP", "HEAD", "FEEDBACK", "WIDTH", "PROFILE", "DISK", "CREATED",
     ]  # fmt: skip
     assert lines[1].split() == [
-        "tldr", "main", "2", "1", "policy", "4", "guarded", "2026-11-20T10:00:00Z",
+        "tldr", "main", "2", "1", "policy", "4", "guarded", "402.7", "MB",
+        "2026-11-20T10:00:00Z",
     ]  # fmt: skip
+    script.steps.append({"runs": [{key: RUN[key] for key in RUN if key != "disk"}]})
+    assert r2m("runs").stdout.splitlines()[1].split()[-2:] == ["-", "2026-11-20T10:00:00Z"]
     assert lines[2].split()[:2] == ["a-longer-name", "archived"]
     assert lines[1].index("main") == lines[2].index("archived")
 
@@ -198,7 +201,8 @@ def test_heads_pull_compares_the_hash(r2m, script, tmp_path):
 
 
 def version(number, parent, **facts):
-    return read(HeadInfo, {**HEAD, "head": number, "parent": parent, "aliases": [], **facts})
+    plain = {"parent": parent, "aliases": [], "pruned": False}
+    return read(HeadInfo, {**HEAD, "head": number, **plain, **facts})
 
 
 def rejected(number, parent):
@@ -216,9 +220,11 @@ def test_a_straight_line():
         [
             version(0, None, step=0, aliases=["reference"]),
             version(1, 0, step=2, omega=0.6126, aliases=["live", "best"], branch="b1"),
+            version(2, 1, step=3, pruned=True),
         ]
     )
     assert lines == [
+        "●  2 ← 1  step 3 of main  ω 0.600  accepted  pruned",
         "●  1 ← 0  step 2 of b1  ω 0.613  accepted  (live, best)",
         "●  0  step 0 of main  ω 0.600  accepted  (reference)",
     ]

@@ -68,7 +68,11 @@ def test_a_part_of_the_gate_may_be_given():
     assert resolve({"gate": {"spread_max": 3.0}}).gate == Gate(spread_max=3.0)
     paper = {"profile": "paper", "omega": {"kind": "constant", "value": 0.6}}
     assert resolve({**paper, "gate": {"spread_max": 3.0}}).gate == Gate(
-        spread_min=None, spread_max=3.0, rank_correlation_min=None
+        spread_min=None,
+        spread_max=3.0,
+        rank_correlation_min=None,
+        anchors_every=None,
+        freeze_after=None,
     )
 
 

@@ -58,7 +58,8 @@ async def job(engine, data, seed, *, t=0, optimizer=None, size=4, **changes):
     groups = [AlignGroup(await items(engine, 10 * seed + g, size), None) for g in range(3)]
     return AlignJob(
         **{
-            "parent": source(data), "reference": source(first(engine)), "optimizer": optimizer,
+            "parent": source(data), "reference": source(first(engine)),
+            "origin": source(first(engine)), "optimizer": optimizer,
             "t": t, "method": METHOD, "candidate_omega": 0.6, "groups": groups, **changes,
         }
     )  # fmt: skip
@@ -137,8 +138,8 @@ def test_a_score_waits_for_at_most_one_group_of_an_align(engine):
         waiting = await items(engine, 7, 1)
         seen, scores = [], []
 
-        def progress(done):
-            seen.append((done, sum(task.done() for task in scores)))
+        def progress(_):
+            seen.append((len(seen) + 1, sum(task.done() for task in scores)))
             scores.append(asyncio.ensure_future(engine.score(source(data), waiting)))
 
         await engine.score(source(data), waiting)  # loaded and embedded
@@ -224,6 +225,7 @@ def test_the_reference_pulls_and_feedback_of_the_backbone_needs_no_states(engine
             AlignJob(
                 parent=source(own, feedback="backbone"),
                 reference=source(own, feedback="backbone"),
+                origin=source(own, feedback="backbone"),
                 optimizer=None,
                 t=0,
                 method=METHOD,

@@ -1,68 +1,18 @@
 """`r2m serve` as a process of its own: killed, restarted, stopped, and refusing to start."""
 
 import contextlib
-import os
-import pathlib
 import signal
 import socket
 import subprocess
-import sys
 import time
-import urllib.request
 
 import httpx
 import pytest
 from safetensors.torch import load
+from support.processes import R2M, Process, serving
 from support.rollouts import WIDTH_P, groups, samples
 
 from r2m_client import Client, NotFound, ServerError
-
-R2M = pathlib.Path(sys.executable).with_name("r2m")
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Process:
-    def __init__(self, model, state, *flags):
-        self.http = f"http://127.0.0.1:{free_port()}"
-        self.grpc = f"grpc://127.0.0.1:{free_port()}"
-        self.process = subprocess.Popen(
-            [R2M, "serve", "--model", model, "--state", state, "--threads", "1",
-             "--http", self.http.split("//")[1], "--grpc", self.grpc.split("//")[1], *flags],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
-
-    def wait_ready(self):
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, self.process.stdout.read()
-            with (
-                contextlib.suppress(OSError),
-                urllib.request.urlopen(f"{self.http}/readyz", timeout=1),
-            ):
-                return self
-            time.sleep(0.05)
-        raise AssertionError("not ready")
-
-    def end(self, how=signal.SIGTERM):
-        if self.process.poll() is None:
-            os.kill(self.process.pid, how)
-        output, _ = self.process.communicate(timeout=30)
-        return self.process.returncode, output
-
-
-@contextlib.contextmanager
-def serving(model, state, *flags):
-    one = Process(model, state, *flags)
-    try:
-        yield one.wait_ready()
-    finally:
-        one.end(signal.SIGKILL)
-
 
 METHOD = {"width": 16, "learning_rate": 3e-4}
 

@@ -91,7 +91,7 @@ def test_what_is_absent_stays_absent():
     value = to_value(pb.AlignRequest(groups=[pb.Group(id="g", samples=[pb.Sample(id="a")])]))
     sample = {"id": "a", "format": "", "group": "", "messages": [], "token_ids": []}
     group = {"id": "g", "samples": [sample], "preferred": []}
-    assert value == {"run": "", "step": 0, "groups": [group]}
+    assert value == {"run": "", "step": 0, "groups": [group], "anchors": []}
     assert to_value(pb.RollbackRequest(to=0)) == {"run": "", "to": 0}
 
 

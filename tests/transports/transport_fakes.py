@@ -132,7 +132,7 @@ class FakeApplication:
         for done in range(groups):
             await self._pause("align", self.align_seconds)
             if progress is not None:
-                progress(done + 1, groups)
+                progress(contract.Progress(groups_done=done + 1, groups_total=groups))
         return contract.AlignAnswer(
             run=run,
             step=request.step,
@@ -211,6 +211,29 @@ class FakeApplication:
             changes=[contract.ChangeOut(at="2026-01-01T00:00:00Z", what="updated", detail=detail)]
         )
 
+    async def put_anchors(self, run: str, request: Any) -> contract.AnchorsOut:
+        self._call("put_anchors", run, request)
+        return anchors_out(run, pairs=len(request.pairs))
+
+    async def get_anchors(self, run: str) -> contract.AnchorsOut:
+        self._call("get_anchors", run)
+        return anchors_out(run)
+
+    async def add_labels(self, run: str, request: Any) -> contract.LabelsAnswer:
+        self._call("add_labels", run, request)
+        return contract.LabelsAnswer(
+            run=run,
+            labels=[contract.LabelOut(id="s", use="judge")],
+            audit=contract.AuditOut(judged=1, waiting=2),
+            advice="ok",
+        )
+
+    async def list_samples(
+        self, run: str, *, after: int = 0, limit: int = 100, waiting: bool = False
+    ) -> contract.KeptSampleList:
+        self._call("list_samples", run, after, limit, waiting)
+        return contract.KeptSampleList(samples=[], next=after + limit)
+
     def server(self) -> contract.ServerOut:
         self._call("server")
         return contract.ServerOut(
@@ -230,6 +253,10 @@ class FakeApplication:
 
         if not self.ready:
             raise Problem(Code.NOT_READY, "the server is starting")
+
+
+def anchors_out(run: str, *, pairs: int = 3) -> contract.AnchorsOut:
+    return contract.AnchorsOut(run=run, set=1, pairs=pairs, looks=0, sha256="a" * 64, next_step=10)
 
 
 def safetensors(

@@ -11,7 +11,11 @@ from importlib.metadata import EntryPoint, entry_points
 
 import click
 
+from r2m_client.cli._anchors import anchors
+from r2m_client.cli._evaluate import evaluate
+from r2m_client.cli._freeze import freeze, unfreeze
 from r2m_client.cli._heads import heads
+from r2m_client.cli._labels import labels
 from r2m_client.cli._runs import runs
 from r2m_client.cli._score import score
 
@@ -22,6 +26,7 @@ NEEDS_SERVICE = (
 KNOWN = {
     "config": "Show every setting of the server, and where its value came from.",
     "doctor": "Check what would stop `r2m serve`, and how to mend it.",
+    "replay": "Recompute a journal's rewards, and re-run its aligns under other settings.",
     "serve": "Serve a reward model over HTTP and gRPC.",
 }
 """Short help of commands of ours that are not loaded to be listed."""
@@ -102,5 +107,5 @@ def main() -> None:
     """
 
 
-for command in (heads, runs, score):
+for command in (anchors, evaluate, freeze, heads, labels, runs, score, unfreeze):
     main.add_command(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import sys
 from dataclasses import asdict, fields
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import click
 
-from r2m_client.cli._common import connected, json_option, server_options, show_json
+from r2m_client.cli._common import connected, json_option, server_options, show_json, table
+from r2m_client.cli._diff import facts, lineage, weights
 from r2m_client.cli._lineage import draw
 
 
@@ -57,6 +59,62 @@ def show(run: str, head: str, url: str, timeout: float, *, as_json: bool) -> Non
         elif value not in (None, "", ()):
             text = ", ".join(found.aliases) if item.name == "aliases" else str(value)
             click.echo(f"{item.name:22} {text}")
+
+
+@heads.command()
+@click.argument("run")
+@click.argument("a")
+@click.argument("b")
+@server_options
+@json_option
+def diff(run: str, a: str, b: str, url: str, timeout: float, *, as_json: bool) -> None:
+    """Show what changed between versions A and B (numbers or aliases) of RUN.
+
+    How they are related, what their aligns measured where it differs, and how far each tensor of
+    the weights moved: relative to its norm in A, and the cosine of the two.
+    """
+    with connected(url, timeout) as client:
+        first, second = client.head(run, a), client.head(run, b)
+        related = lineage(client.heads(run), first.head, second.head)
+        rows = weights(client.head_weights(run, first.head), client.head_weights(run, second.head))
+    differing = facts(first, second)
+    if as_json:
+        show_json(
+            {
+                "a": first.head,
+                "b": second.head,
+                "lineage": related,
+                "facts": {name: [ours, theirs] for name, ours, theirs in differing},
+                "weights": [
+                    {**row, "moved": None if row["moved"] == math.inf else row["moved"]}
+                    for row in rows
+                ],
+            }
+        )
+        return
+    click.echo(related)
+    header = ("", str(first.head), str(second.head))
+    click.echo(table(header, [(name, _shown(x), _shown(y)) for name, x, y in differing]))
+    click.echo()
+    header = ("TENSOR", "NORM", "MOVED", "COSINE")
+    click.echo(
+        table(
+            header,
+            [
+                (
+                    row["tensor"],
+                    f"{row['norm']:.4g}",
+                    "from 0" if row["moved"] == math.inf else f"{100 * row['moved']:.3g} %",
+                    "-" if row["cosine"] is None else f"{row['cosine']:.6f}",
+                )
+                for row in rows
+            ],
+        )
+    )
+
+
+def _shown(value: object) -> str:
+    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 @heads.command()

@@ -72,8 +72,9 @@ def _join(lanes: list[int | None], joining: list[int]) -> str:
 def _facts(head: HeadInfo) -> str:
     parent = "" if head.parent is None else f" ← {head.parent}"
     aliases = f"  ({', '.join(head.aliases)})" if head.aliases else ""
+    gone = "  pruned" if head.pruned else ""
     reason = "" if head.accepted or not head.reason else f": {' '.join(head.reason.split())}"
     return (
         f"{head.head}{parent}  step {head.step} of {head.branch}  ω {head.omega:.3f}  "
-        f"{head.verdict}{reason}{aliases}"
+        f"{head.verdict}{reason}{aliases}{gone}"
     )

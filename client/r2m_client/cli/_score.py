@@ -6,13 +6,13 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any, cast
 
 import click
 
 from r2m_client._results import Score, ScoreResult
 from r2m_client._samples import Sample
 from r2m_client.cli._common import connected, server_options, show_json
+from r2m_client.cli._jsonl import objects
 
 KEYS = ("id", "prompt", "response", "format", "group")
 
@@ -73,19 +73,7 @@ def score(
 
 
 def _samples(lines: Iterable[str], form: str) -> Iterator[Sample]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            entry: object = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"line {number} is not JSON: {error}") from None
-        if not isinstance(entry, dict):
-            raise ValueError(f"line {number} is not a JSON object")
-        values = cast("dict[str, Any]", entry)
-        for key in values:
-            if key not in KEYS:
-                raise ValueError(f"line {number}: {key!r} is not one of {', '.join(KEYS)}")
+    for number, values in objects(lines, KEYS):
         for key in ("prompt", "response"):
             if not isinstance(values.get(key), str):
                 raise ValueError(f"line {number} has no string {key!r}")

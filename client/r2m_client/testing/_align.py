@@ -50,6 +50,9 @@ class Sorted:
             "pseudo": len(self.used) - labelled,
             "labelled": labelled,
             "skipped_because": dict(sorted(self.skipped.items())),
+            "replayed": 0,
+            "withheld": 0,
+            "disagree": sum(one.disagrees for one in self.rewards),
         }
 
 
@@ -141,6 +144,7 @@ def _conclude(
         "omega": omega if accepted else parent.omega,
         "errors": groups.errors,
         "notes": _notes(groups) if made else [],
+        "advice": "ok",
         **metrics,
     }
     if number is not None:
@@ -261,7 +265,7 @@ def _notes(groups: Sorted) -> list[str]:
 
 
 def _require_labels_taken(run: Run, request: dict[str, Any]) -> None:
-    if run.method.labels == "outside_first":
+    if run.method.labels != "pseudo":
         return
     for place, group in enumerate(request["groups"]):
         if group.get("preferred"):

@@ -51,7 +51,17 @@ def check_choice(field: str, value: object, choices: Sequence[str]) -> None:
     Raises:
         Problem: invalid_request.
     """
-    if value is not None and value not in choices:
+    if value is not None:
+        require_choice(field, value, choices)
+
+
+def require_choice(field: str, value: object, choices: Sequence[str]) -> None:
+    """One of some words.
+
+    Raises:
+        Problem: invalid_request.
+    """
+    if value not in choices:
         listed = [repr(one) for one in choices]
         raise must(field, f"must be {', '.join(listed[:-1])} or {listed[-1]}", value)
 

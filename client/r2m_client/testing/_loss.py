@@ -23,6 +23,14 @@ class Rewards:
         return self.preferred is not None or sigma(self.trained) > FLOOR
 
     @property
+    def disagrees(self) -> bool:
+        """Whether somebody else's label is not what the rewards say."""
+        if self.preferred is None:
+            return False
+        winner, loser = self.preferred
+        return self.trained[winner] <= self.trained[loser]
+
+    @property
     def has_gre(self) -> bool:
         """GRE is for pseudo labels, and constant at two samples."""
         return self.preferred is None and len(self.trained) > 2

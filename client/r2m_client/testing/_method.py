@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any, cast
 
 from r2m.errors import Problem
-from r2m_client.testing._form import check_choice, invalid, must
+from r2m_client.testing._form import check_choice, invalid, must, require_choice
 
 WIDTH = 2048
 MAX_WIDTH = 65536
@@ -24,14 +24,33 @@ NUMBERS = (
     "weight_decay",
     "max_grad_norm",
     "kl_weight",
+    "replay_groups",
+    "audit_rate",
+    "judge_share",
     "seed",
 )
+LABELS = ("pseudo", "outside_first", "outside_only")
+MAX_REPLAY = 4096
+NO_DRIFT = {"spread_min": None, "spread_max": None, "rank_correlation_min": None}
+CHOICES = {"undecided": ("hold", "move"), "reference": ("fixed", "anchors")}
+OPTIONAL = frozenset({*NO_DRIFT, "anchors_every", "freeze_after"})
 TAKES = {
     "cosine": ("total_steps", "floor"),
     "constant": ("value",),
     "ramp": ("steps", "floor"),
 }
-WHOLE = frozenset({"width", "seed", "total_steps", "steps"})
+WHOLE = frozenset(
+    {
+        "width",
+        "seed",
+        "total_steps",
+        "steps",
+        "replay_groups",
+        "anchors_every",
+        "anchors_looks",
+        "freeze_after",
+    }
+)
 
 
 # The classes are ordered as the server's: a run_exists error names the first key that differs.
@@ -65,6 +84,13 @@ class Gate:
     spread_min: float | None = 0.5
     spread_max: float | None = 2.0
     rank_correlation_min: float | None = 0.8
+    anchors_every: int | None = 10
+    anchors_margin: float = 0.02
+    anchors_alpha: float = 0.05
+    anchors_looks: int = 20
+    undecided: str = "hold"
+    freeze_after: int | None = 5
+    reference: str = "fixed"
 
     @property
     def checks_drift(self) -> bool:
@@ -86,6 +112,10 @@ class Method:
     kl_weight: float
     labels: str
     gate: Gate
+    replay_groups: int
+    audit_rate: float
+    judge_share: float
+    freeze_on_alarm: bool
     seed: int
 
 
@@ -104,18 +134,18 @@ def resolve(given: Mapping[str, Any], *, state_width: int, attends: bool) -> Met
         value = given.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise invalid(f"{key} is a number", "method")
+    if not isinstance(given.get("freeze_on_alarm", False), bool):
+        raise invalid("freeze_on_alarm is true or false", "method")
     values = {**_defaults(given, state_width, attends=attends), **given}
     if not attends and "omega" in given:
         raise invalid("a run with feedback none has no attention: it takes no omega", "method")
-    gate = values.get("gate")
     values["omega"] = _omega(values["omega"])
-    values["gate"] = _gate(gate, paper=values["profile"] == "paper")
+    values["gate"] = _gate(values["gate"], values["profile"])
     _known(values, Method, "method")
-    for key in ("width", "alpha", "learning_rate", "weight_decay", "kl_weight", "seed"):
-        values[key] = _number(values[key], f"method.{key}", whole=key in WHOLE)
-    if values["max_grad_norm"] is not None:
-        values["max_grad_norm"] = _number(values["max_grad_norm"], "method.max_grad_norm")
-    check_choice("method.labels", values["labels"], ("pseudo", "outside_first"))
+    for key in NUMBERS:
+        if key != "max_grad_norm" or values[key] is not None:
+            values[key] = _number(values[key], f"method.{key}", whole=key in WHOLE)
+    require_choice("method.labels", values["labels"], LABELS)
     method = Method(**values)
     _check_ranges(method)
     return method
@@ -124,7 +154,17 @@ def resolve(given: Mapping[str, Any], *, state_width: int, attends: bool) -> Met
 def _defaults(given: Mapping[str, Any], state_width: int, *, attends: bool) -> dict[str, Any]:
     profile = given.get("profile", "guarded")
     width = given.get("width", WIDTH)
-    known: dict[str, Any] = {"profile": profile, "width": WIDTH, "alpha": 0.3, "seed": 0}
+    known: dict[str, Any] = {
+        "profile": profile,
+        "width": WIDTH,
+        "alpha": 0.3,
+        "replay_groups": 64,
+        "audit_rate": 0.0,
+        "judge_share": 0.5,
+        "freeze_on_alarm": False,
+        "seed": 0,
+        "gate": {},
+    }
     if not attends:
         known["omega"] = {"kind": "constant", "value": 1.0}
     if profile == "paper":
@@ -140,10 +180,11 @@ def _defaults(given: Mapping[str, Any], state_width: int, *, attends: bool) -> d
             "max_grad_norm": None,
             "kl_weight": 0.0,
             "labels": "pseudo",
-            "gate": {},
+            "replay_groups": 0,
         }
-    if profile != "guarded":
-        raise invalid("profile is paper or guarded", "method")
+    if profile not in ("guarded", "labelled"):
+        raise invalid("profile is paper, guarded or labelled", "method")
+    guarded = profile == "guarded"
     sized = isinstance(width, int | float) and 0 < width <= MAX_WIDTH
     return (
         {"omega": {"kind": "constant", "value": 0.6}}
@@ -152,11 +193,17 @@ def _defaults(given: Mapping[str, Any], state_width: int, *, attends: bool) -> d
             "learning_rate": 0.04 / math.sqrt(state_width * width) if sized else 1e-4,
             "weight_decay": 0.0,
             "max_grad_norm": 1.0,
-            "kl_weight": 1.0,
-            "labels": "outside_first",
-            "gate": {},
+            "kl_weight": 1.0 if guarded else 0.0,
+            "labels": "outside_first" if guarded else "outside_only",
         }
     )
+
+
+GATES: dict[str, dict[str, Any]] = {
+    "paper": {**NO_DRIFT, "anchors_every": None, "freeze_after": None},
+    "guarded": {},
+    "labelled": NO_DRIFT,
+}
 
 
 def _omega(given: object) -> Omega:
@@ -186,17 +233,28 @@ def _omega(given: object) -> Omega:
     return Omega(kind=kind, **cast("dict[str, Any]", numbers))
 
 
-def _gate(given: object, *, paper: bool) -> Gate:
-    values = _object(given, "method.gate")
+def _gate(given: object, profile: str) -> Gate:
+    values = {**GATES[profile], **_object(given, "method.gate")}
     _known(values, Gate, "method.gate")
-    numbers: dict[str, Any] = dict.fromkeys((one.name for one in fields(Gate)), None)
-    if not paper:
-        numbers = {one.name: one.default for one in fields(Gate)}
     for key, value in values.items():
-        numbers[key] = None if value is None else _number(value, f"method.gate.{key}")
-    gate = Gate(**numbers)
+        path = f"method.gate.{key}"
+        if key in CHOICES:
+            require_choice(path, value, CHOICES[key])
+        elif value is not None or key not in OPTIONAL:
+            values[key] = _number(value, path, whole=key in WHOLE)
+    gate = Gate(**values)
+    for key in ("anchors_every", "freeze_after", "anchors_looks"):
+        found = getattr(gate, key)
+        if found is not None and not 1 <= found < 2**31:
+            sentence = f"gate.{key} is between 1 and 2**31 - 1, got {found}"
+            raise _wrong(sentence, "method.gate")
+    for key in ("anchors_margin", "anchors_alpha"):
+        found = getattr(gate, key)
+        if not 0 < found < 0.5:
+            sentence = f"gate.{key} is above 0 and below 0.5, got {found}"
+            raise _wrong(sentence, "method.gate")
     for key in ("spread_min", "spread_max"):
-        bound = numbers[key]
+        bound = getattr(gate, key)
         if bound is not None and not 0 < bound < math.inf:
             raise _wrong(f"gate.{key} is a positive number or null, got {bound}", "method.gate")
     if gate.spread_min and gate.spread_max and gate.spread_min >= gate.spread_max:
@@ -221,6 +279,13 @@ def _check_ranges(method: Method) -> None:
             method.max_grad_norm is None or 0 < method.max_grad_norm < math.inf,
             "is a positive number, or null to switch clipping off",
         ),
+        (
+            "replay_groups",
+            0 <= method.replay_groups <= MAX_REPLAY,
+            f"is between 0 and {MAX_REPLAY}",
+        ),
+        ("audit_rate", 0 <= method.audit_rate <= 1, "is between 0 and 1"),
+        ("judge_share", 0 <= method.judge_share <= 1, "is between 0 and 1"),
         ("seed", 0 <= method.seed < 2**53, "is between 0 and 2**53 - 1"),
     ):
         if not good:

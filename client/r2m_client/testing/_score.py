@@ -36,6 +36,7 @@ def score(world: World, request: dict[str, Any]) -> dict[str, Any]:
             "head": head.number,
             "branch": branch,
             "omega": head.omega,
+            "advice": "ok",
         }
     require_distinct(
         ((one["id"], f"samples[{place}].id") for place, one in enumerate(samples)), "samples"

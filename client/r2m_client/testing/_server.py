@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2m.errors import TABLE, Code, Problem
 from r2m_client._errors import ConnectError, server_error
+from r2m_client._results import AlignProgress
 from r2m_client.testing import _runs
 from r2m_client.testing._align import align
 from r2m_client.testing._backbone import (
@@ -231,7 +232,7 @@ class FakeServer:
         if call.progress is not None:
             # As over gRPC: the work is done whatever this raises, and a retry finds the answer.
             for done in range(1, measured + 1):
-                call.progress(done, measured)
+                call.progress(AlignProgress(done, measured))
         if failure is not None:
             raise ConnectError("the connection broke, as the test asked for")
         return answer

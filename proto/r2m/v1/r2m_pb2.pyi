@@ -302,11 +302,14 @@ class ScoreResponse(google.protobuf.message.Message):
     OMEGA_FIELD_NUMBER: builtins.int
     FINGERPRINT_FIELD_NUMBER: builtins.int
     SCORES_FIELD_NUMBER: builtins.int
+    ADVICE_FIELD_NUMBER: builtins.int
     run: builtins.str
     head: builtins.int
     branch: builtins.str
     omega: builtins.float
     fingerprint: builtins.str
+    advice: builtins.str
+    """what the audited gap says: ok | warn | stop"""
     @property
     def scores(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Score]: ...
     def __init__(
@@ -318,9 +321,12 @@ class ScoreResponse(google.protobuf.message.Message):
         omega: builtins.float | None = ...,
         fingerprint: builtins.str = ...,
         scores: collections.abc.Iterable[global___Score] | None = ...,
+        advice: builtins.str | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_branch", b"_branch", "_head", b"_head", "_omega", b"_omega", "_run", b"_run", "branch", b"branch", "head", b"head", "omega", b"omega", "run", b"run"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_branch", b"_branch", "_head", b"_head", "_omega", b"_omega", "_run", b"_run", "branch", b"branch", "fingerprint", b"fingerprint", "head", b"head", "omega", b"omega", "run", b"run", "scores", b"scores"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_advice", b"_advice", "_branch", b"_branch", "_head", b"_head", "_omega", b"_omega", "_run", b"_run", "advice", b"advice", "branch", b"branch", "head", b"head", "omega", b"omega", "run", b"run"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_advice", b"_advice", "_branch", b"_branch", "_head", b"_head", "_omega", b"_omega", "_run", b"_run", "advice", b"advice", "branch", b"branch", "fingerprint", b"fingerprint", "head", b"head", "omega", b"omega", "run", b"run", "scores", b"scores"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_advice", b"_advice"]) -> typing.Literal["advice"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_branch", b"_branch"]) -> typing.Literal["branch"] | None: ...
     @typing.overload
@@ -344,6 +350,7 @@ class Score(google.protobuf.message.Message):
     STATES_FIELD_NUMBER: builtins.int
     TRUNCATED_FIELD_NUMBER: builtins.int
     FINISH_REASON_FIELD_NUMBER: builtins.int
+    AUDIT_FIELD_NUMBER: builtins.int
     id: builtins.str
     reward: builtins.float
     vanilla_reward: builtins.float
@@ -355,6 +362,8 @@ class Score(google.protobuf.message.Message):
     """tokens cut off, where the run cuts"""
     finish_reason: builtins.str
     """as sent"""
+    audit: builtins.bool
+    """marked for an outside label, which AddLabels takes"""
     @property
     def error(self) -> global___Error: ...
     def __init__(
@@ -368,9 +377,12 @@ class Score(google.protobuf.message.Message):
         states: builtins.int | None = ...,
         truncated: builtins.int | None = ...,
         finish_reason: builtins.str | None = ...,
+        audit: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_error", b"_error", "_finish_reason", b"_finish_reason", "_reward", b"_reward", "_states", b"_states", "_tokens", b"_tokens", "_truncated", b"_truncated", "_vanilla_reward", b"_vanilla_reward", "error", b"error", "finish_reason", b"finish_reason", "reward", b"reward", "states", b"states", "tokens", b"tokens", "truncated", b"truncated", "vanilla_reward", b"vanilla_reward"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_error", b"_error", "_finish_reason", b"_finish_reason", "_reward", b"_reward", "_states", b"_states", "_tokens", b"_tokens", "_truncated", b"_truncated", "_vanilla_reward", b"_vanilla_reward", "error", b"error", "finish_reason", b"finish_reason", "id", b"id", "reward", b"reward", "states", b"states", "tokens", b"tokens", "truncated", b"truncated", "vanilla_reward", b"vanilla_reward"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_audit", b"_audit", "_error", b"_error", "_finish_reason", b"_finish_reason", "_reward", b"_reward", "_states", b"_states", "_tokens", b"_tokens", "_truncated", b"_truncated", "_vanilla_reward", b"_vanilla_reward", "audit", b"audit", "error", b"error", "finish_reason", b"finish_reason", "reward", b"reward", "states", b"states", "tokens", b"tokens", "truncated", b"truncated", "vanilla_reward", b"vanilla_reward"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_audit", b"_audit", "_error", b"_error", "_finish_reason", b"_finish_reason", "_reward", b"_reward", "_states", b"_states", "_tokens", b"_tokens", "_truncated", b"_truncated", "_vanilla_reward", b"_vanilla_reward", "audit", b"audit", "error", b"error", "finish_reason", b"finish_reason", "id", b"id", "reward", b"reward", "states", b"states", "tokens", b"tokens", "truncated", b"truncated", "vanilla_reward", b"vanilla_reward"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_audit", b"_audit"]) -> typing.Literal["audit"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_error", b"_error"]) -> typing.Literal["error"] | None: ...
     @typing.overload
@@ -423,11 +435,16 @@ class AlignRequest(google.protobuf.message.Message):
     STEP_FIELD_NUMBER: builtins.int
     BRANCH_FIELD_NUMBER: builtins.int
     GROUPS_FIELD_NUMBER: builtins.int
+    ANCHORS_FIELD_NUMBER: builtins.int
     run: builtins.str
     step: builtins.int
     branch: builtins.str
     @property
     def groups(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Group]: ...
+    @property
+    def anchors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AnchorStates]:
+        """the anchor pairs' hidden states, where they are due"""
+
     def __init__(
         self,
         *,
@@ -435,12 +452,39 @@ class AlignRequest(google.protobuf.message.Message):
         step: builtins.int = ...,
         branch: builtins.str | None = ...,
         groups: collections.abc.Iterable[global___Group] | None = ...,
+        anchors: collections.abc.Iterable[global___AnchorStates] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_branch", b"_branch", "branch", b"branch"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_branch", b"_branch", "branch", b"branch", "groups", b"groups", "run", b"run", "step", b"step"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_branch", b"_branch", "anchors", b"anchors", "branch", b"branch", "groups", b"groups", "run", b"run", "step", b"step"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_branch", b"_branch"]) -> typing.Literal["branch"] | None: ...
 
 global___AlignRequest = AlignRequest
+
+@typing.final
+class AnchorStates(google.protobuf.message.Message):
+    """Hidden states of an anchor pair by the current policy: ids and feedback, no text."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    CHOSEN_FIELD_NUMBER: builtins.int
+    REJECTED_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    @property
+    def chosen(self) -> global___Sample: ...
+    @property
+    def rejected(self) -> global___Sample: ...
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        chosen: global___Sample | None = ...,
+        rejected: global___Sample | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["chosen", b"chosen", "rejected", b"rejected"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chosen", b"chosen", "id", b"id", "rejected", b"rejected"]) -> None: ...
+
+global___AnchorStates = AnchorStates
 
 @typing.final
 class AlignStreamRequest(google.protobuf.message.Message):
@@ -517,17 +561,49 @@ class Progress(google.protobuf.message.Message):
 
     GROUPS_DONE_FIELD_NUMBER: builtins.int
     GROUPS_TOTAL_FIELD_NUMBER: builtins.int
+    SKIPPED_FIELD_NUMBER: builtins.int
     groups_done: builtins.int
     groups_total: builtins.int
+    """that the device works on"""
+    @property
+    def skipped(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SkippedGroup]:
+        """since the message before"""
+
     def __init__(
         self,
         *,
         groups_done: builtins.int = ...,
         groups_total: builtins.int = ...,
+        skipped: collections.abc.Iterable[global___SkippedGroup] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["groups_done", b"groups_done", "groups_total", b"groups_total"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["groups_done", b"groups_done", "groups_total", b"groups_total", "skipped", b"skipped"]) -> None: ...
 
 global___Progress = Progress
+
+@typing.final
+class SkippedGroup(google.protobuf.message.Message):
+    """A group that align leaves out, told as soon as it is known."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    BECAUSE_FIELD_NUMBER: builtins.int
+    ERRORS_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    because: builtins.str
+    """error | equal | too_few | unlabelled"""
+    @property
+    def errors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SampleError]: ...
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        because: builtins.str = ...,
+        errors: collections.abc.Iterable[global___SampleError] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["because", b"because", "errors", b"errors", "id", b"id"]) -> None: ...
+
+global___SkippedGroup = SkippedGroup
 
 @typing.final
 class AlignResponse(google.protobuf.message.Message):
@@ -550,6 +626,10 @@ class AlignResponse(google.protobuf.message.Message):
     GRADIENT_NORM_FIELD_NUMBER: builtins.int
     ERRORS_FIELD_NUMBER: builtins.int
     NOTES_FIELD_NUMBER: builtins.int
+    ANCHORS_FIELD_NUMBER: builtins.int
+    ANCHORS_STEP_FIELD_NUMBER: builtins.int
+    EVIDENCE_FIELD_NUMBER: builtins.int
+    ADVICE_FIELD_NUMBER: builtins.int
     run: builtins.str
     step: builtins.int
     branch: builtins.str
@@ -564,6 +644,9 @@ class AlignResponse(google.protobuf.message.Message):
     """of the head that is live afterwards"""
     sigma: builtins.float
     gradient_norm: builtins.float
+    anchors_step: builtins.int
+    """the next step that brings the anchors' hidden states"""
+    advice: builtins.str
     @property
     def loss(self) -> global___Loss: ...
     @property
@@ -574,6 +657,10 @@ class AlignResponse(google.protobuf.message.Message):
     def errors(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___SampleError]: ...
     @property
     def notes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def anchors(self) -> global___AnchorsJudged: ...
+    @property
+    def evidence(self) -> global___Evidence: ...
     def __init__(
         self,
         *,
@@ -594,19 +681,167 @@ class AlignResponse(google.protobuf.message.Message):
         gradient_norm: builtins.float | None = ...,
         errors: collections.abc.Iterable[global___SampleError] | None = ...,
         notes: collections.abc.Iterable[builtins.str] | None = ...,
+        anchors: global___AnchorsJudged | None = ...,
+        anchors_step: builtins.int | None = ...,
+        evidence: global___Evidence | None = ...,
+        advice: builtins.str | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_candidate", b"_candidate", "_drift", b"_drift", "_gradient_norm", b"_gradient_norm", "_sigma", b"_sigma", "candidate", b"candidate", "drift", b"drift", "gradient_norm", b"gradient_norm", "groups", b"groups", "loss", b"loss", "sigma", b"sigma"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_candidate", b"_candidate", "_drift", b"_drift", "_gradient_norm", b"_gradient_norm", "_sigma", b"_sigma", "accepted", b"accepted", "branch", b"branch", "candidate", b"candidate", "drift", b"drift", "errors", b"errors", "gradient_norm", b"gradient_norm", "groups", b"groups", "head", b"head", "loss", b"loss", "notes", b"notes", "omega", b"omega", "parent", b"parent", "reason", b"reason", "run", b"run", "sigma", b"sigma", "step", b"step", "verdict", b"verdict"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_advice", b"_advice", "_anchors", b"_anchors", "_anchors_step", b"_anchors_step", "_candidate", b"_candidate", "_drift", b"_drift", "_evidence", b"_evidence", "_gradient_norm", b"_gradient_norm", "_sigma", b"_sigma", "advice", b"advice", "anchors", b"anchors", "anchors_step", b"anchors_step", "candidate", b"candidate", "drift", b"drift", "evidence", b"evidence", "gradient_norm", b"gradient_norm", "groups", b"groups", "loss", b"loss", "sigma", b"sigma"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_advice", b"_advice", "_anchors", b"_anchors", "_anchors_step", b"_anchors_step", "_candidate", b"_candidate", "_drift", b"_drift", "_evidence", b"_evidence", "_gradient_norm", b"_gradient_norm", "_sigma", b"_sigma", "accepted", b"accepted", "advice", b"advice", "anchors", b"anchors", "anchors_step", b"anchors_step", "branch", b"branch", "candidate", b"candidate", "drift", b"drift", "errors", b"errors", "evidence", b"evidence", "gradient_norm", b"gradient_norm", "groups", b"groups", "head", b"head", "loss", b"loss", "notes", b"notes", "omega", b"omega", "parent", b"parent", "reason", b"reason", "run", b"run", "sigma", b"sigma", "step", b"step", "verdict", b"verdict"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_advice", b"_advice"]) -> typing.Literal["advice"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_anchors", b"_anchors"]) -> typing.Literal["anchors"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_anchors_step", b"_anchors_step"]) -> typing.Literal["anchors_step"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_candidate", b"_candidate"]) -> typing.Literal["candidate"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_drift", b"_drift"]) -> typing.Literal["drift"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_evidence", b"_evidence"]) -> typing.Literal["evidence"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_gradient_norm", b"_gradient_norm"]) -> typing.Literal["gradient_norm"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_sigma", b"_sigma"]) -> typing.Literal["sigma"] | None: ...
 
 global___AlignResponse = AlignResponse
+
+@typing.final
+class Paired(google.protobuf.message.Message):
+    """The candidate against another head on the anchors."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEAD_FIELD_NUMBER: builtins.int
+    BETTER_FIELD_NUMBER: builtins.int
+    WORSE_FIELD_NUMBER: builtins.int
+    DIFFERENCE_FIELD_NUMBER: builtins.int
+    LOW_FIELD_NUMBER: builtins.int
+    HIGH_FIELD_NUMBER: builtins.int
+    ACCURACY_FIELD_NUMBER: builtins.int
+    head: builtins.int
+    better: builtins.float
+    """pairs that the candidate alone has right; ties half"""
+    worse: builtins.float
+    difference: builtins.float
+    """of accuracies"""
+    low: builtins.float
+    """one-sided bounds at this look's level"""
+    high: builtins.float
+    accuracy: builtins.float
+    """of the other head"""
+    def __init__(
+        self,
+        *,
+        head: builtins.int = ...,
+        better: builtins.float = ...,
+        worse: builtins.float = ...,
+        difference: builtins.float = ...,
+        low: builtins.float = ...,
+        high: builtins.float = ...,
+        accuracy: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["accuracy", b"accuracy", "better", b"better", "difference", b"difference", "head", b"head", "high", b"high", "low", b"low", "worse", b"worse"]) -> None: ...
+
+global___Paired = Paired
+
+@typing.final
+class AnchorsJudged(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SET_FIELD_NUMBER: builtins.int
+    PAIRS_FIELD_NUMBER: builtins.int
+    LOOK_FIELD_NUMBER: builtins.int
+    ACCURACY_FIELD_NUMBER: builtins.int
+    WILSON_FIELD_NUMBER: builtins.int
+    REFERENCE_FIELD_NUMBER: builtins.int
+    LIVE_FIELD_NUMBER: builtins.int
+    set: builtins.int
+    pairs: builtins.int
+    """that could be judged"""
+    look: builtins.int
+    accuracy: builtins.float
+    @property
+    def wilson(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """95 % interval of the accuracy"""
+
+    @property
+    def reference(self) -> global___Paired: ...
+    @property
+    def live(self) -> global___Paired: ...
+    def __init__(
+        self,
+        *,
+        set: builtins.int = ...,
+        pairs: builtins.int = ...,
+        look: builtins.int = ...,
+        accuracy: builtins.float = ...,
+        wilson: collections.abc.Iterable[builtins.float] | None = ...,
+        reference: global___Paired | None = ...,
+        live: global___Paired | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["live", b"live", "reference", b"reference"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["accuracy", b"accuracy", "live", b"live", "look", b"look", "pairs", b"pairs", "reference", b"reference", "set", b"set", "wilson", b"wilson"]) -> None: ...
+
+global___AnchorsJudged = AnchorsJudged
+
+@typing.final
+class Evidence(google.protobuf.message.Message):
+    """Live evidence: information, not alarms. Absent: not measurable."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SPREAD_RATIO_FIELD_NUMBER: builtins.int
+    RANK_CORRELATION_FIELD_NUMBER: builtins.int
+    LENGTH_CORRELATION_FIELD_NUMBER: builtins.int
+    UNUSABLE_FIELD_NUMBER: builtins.int
+    VANILLA_AGREEMENT_FIELD_NUMBER: builtins.int
+    LABEL_AGREEMENT_FIELD_NUMBER: builtins.int
+    FEEDBACK_GAIN_FIELD_NUMBER: builtins.int
+    spread_ratio: builtins.float
+    """to version 0, at equal omega"""
+    rank_correlation: builtins.float
+    """with version 0"""
+    length_correlation: builtins.float
+    """of reward and tokens, within groups"""
+    unusable: builtins.float
+    """share of groups left out"""
+    vanilla_agreement: builtins.float
+    """share of pseudo labels that the vanilla reward shares"""
+    label_agreement: builtins.float
+    """share of outside labels that the reward shares"""
+    feedback_gain: builtins.float
+    """mean |r(h) - r(another sample's h)| over the spread"""
+    def __init__(
+        self,
+        *,
+        spread_ratio: builtins.float | None = ...,
+        rank_correlation: builtins.float | None = ...,
+        length_correlation: builtins.float | None = ...,
+        unusable: builtins.float | None = ...,
+        vanilla_agreement: builtins.float | None = ...,
+        label_agreement: builtins.float | None = ...,
+        feedback_gain: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_feedback_gain", b"_feedback_gain", "_label_agreement", b"_label_agreement", "_length_correlation", b"_length_correlation", "_rank_correlation", b"_rank_correlation", "_spread_ratio", b"_spread_ratio", "_unusable", b"_unusable", "_vanilla_agreement", b"_vanilla_agreement", "feedback_gain", b"feedback_gain", "label_agreement", b"label_agreement", "length_correlation", b"length_correlation", "rank_correlation", b"rank_correlation", "spread_ratio", b"spread_ratio", "unusable", b"unusable", "vanilla_agreement", b"vanilla_agreement"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_feedback_gain", b"_feedback_gain", "_label_agreement", b"_label_agreement", "_length_correlation", b"_length_correlation", "_rank_correlation", b"_rank_correlation", "_spread_ratio", b"_spread_ratio", "_unusable", b"_unusable", "_vanilla_agreement", b"_vanilla_agreement", "feedback_gain", b"feedback_gain", "label_agreement", b"label_agreement", "length_correlation", b"length_correlation", "rank_correlation", b"rank_correlation", "spread_ratio", b"spread_ratio", "unusable", b"unusable", "vanilla_agreement", b"vanilla_agreement"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_feedback_gain", b"_feedback_gain"]) -> typing.Literal["feedback_gain"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_label_agreement", b"_label_agreement"]) -> typing.Literal["label_agreement"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_length_correlation", b"_length_correlation"]) -> typing.Literal["length_correlation"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_rank_correlation", b"_rank_correlation"]) -> typing.Literal["rank_correlation"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_spread_ratio", b"_spread_ratio"]) -> typing.Literal["spread_ratio"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_unusable", b"_unusable"]) -> typing.Literal["unusable"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_vanilla_agreement", b"_vanilla_agreement"]) -> typing.Literal["vanilla_agreement"] | None: ...
+
+global___Evidence = Evidence
 
 @typing.final
 class Loss(google.protobuf.message.Message):
@@ -666,10 +901,19 @@ class GroupCounts(google.protobuf.message.Message):
     PSEUDO_FIELD_NUMBER: builtins.int
     LABELLED_FIELD_NUMBER: builtins.int
     SKIPPED_BECAUSE_FIELD_NUMBER: builtins.int
+    REPLAYED_FIELD_NUMBER: builtins.int
+    WITHHELD_FIELD_NUMBER: builtins.int
+    DISAGREE_FIELD_NUMBER: builtins.int
     used: builtins.int
     skipped: builtins.int
     pseudo: builtins.int
     labelled: builtins.int
+    replayed: builtins.int
+    """pairs with outside labels learnt from again"""
+    withheld: builtins.int
+    """outside labels not used: their prompt judges"""
+    disagree: builtins.int
+    """outside labels that the reward had otherwise"""
     @property
     def skipped_because(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.int]: ...
     def __init__(
@@ -680,8 +924,11 @@ class GroupCounts(google.protobuf.message.Message):
         pseudo: builtins.int = ...,
         labelled: builtins.int = ...,
         skipped_because: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
+        replayed: builtins.int = ...,
+        withheld: builtins.int = ...,
+        disagree: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["labelled", b"labelled", "pseudo", b"pseudo", "skipped", b"skipped", "skipped_because", b"skipped_because", "used", b"used"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["disagree", b"disagree", "labelled", b"labelled", "pseudo", b"pseudo", "replayed", b"replayed", "skipped", b"skipped", "skipped_because", b"skipped_because", "used", b"used", "withheld", b"withheld"]) -> None: ...
 
 global___GroupCounts = GroupCounts
 
@@ -809,8 +1056,11 @@ class UpdateRunRequest(google.protobuf.message.Message):
     RUN_FIELD_NUMBER: builtins.int
     METHOD_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    FROZEN_FIELD_NUMBER: builtins.int
     run: builtins.str
     reason: builtins.str
+    frozen: builtins.bool
+    """true: aligns change nothing; false: they do again"""
     @property
     def method(self) -> google.protobuf.struct_pb2.Struct: ...
     def __init__(
@@ -819,9 +1069,13 @@ class UpdateRunRequest(google.protobuf.message.Message):
         run: builtins.str = ...,
         method: google.protobuf.struct_pb2.Struct | None = ...,
         reason: builtins.str | None = ...,
+        frozen: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_reason", b"_reason", "method", b"method", "reason", b"reason"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_reason", b"_reason", "method", b"method", "reason", b"reason", "run", b"run"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_frozen", b"_frozen", "_reason", b"_reason", "frozen", b"frozen", "method", b"method", "reason", b"reason"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_frozen", b"_frozen", "_reason", b"_reason", "frozen", b"frozen", "method", b"method", "reason", b"reason", "run", b"run"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_frozen", b"_frozen"]) -> typing.Literal["frozen"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_reason", b"_reason"]) -> typing.Literal["reason"] | None: ...
 
 global___UpdateRunRequest = UpdateRunRequest
@@ -868,7 +1122,7 @@ class Change(google.protobuf.message.Message):
     at: builtins.str
     """RFC 3339, UTC"""
     what: builtins.str
-    """created | updated | archived | alias | rollback"""
+    """created | updated | archived | alias | rollback | anchors | frozen | unfrozen | repaired"""
     reason: builtins.str
     @property
     def detail(self) -> google.protobuf.struct_pb2.Struct: ...
@@ -957,6 +1211,12 @@ class Run(google.protobuf.message.Message):
     TRUNCATION_FIELD_NUMBER: builtins.int
     USAGE_FIELD_NUMBER: builtins.int
     LIVE_FIELD_NUMBER: builtins.int
+    FROZEN_FIELD_NUMBER: builtins.int
+    REJECTIONS_FIELD_NUMBER: builtins.int
+    ANCHORS_FIELD_NUMBER: builtins.int
+    AUDIT_FIELD_NUMBER: builtins.int
+    ADVICE_FIELD_NUMBER: builtins.int
+    DISK_FIELD_NUMBER: builtins.int
     run: builtins.str
     fingerprint: builtins.str
     feedback: builtins.str
@@ -971,6 +1231,11 @@ class Run(google.protobuf.message.Message):
     created_at: builtins.str
     """RFC 3339, UTC"""
     truncation: builtins.str
+    frozen: builtins.str
+    """why aligns change nothing"""
+    rejections: builtins.int
+    """in a row, on the current branch"""
+    advice: builtins.str
     @property
     def policy(self) -> global___Policy: ...
     @property
@@ -986,6 +1251,14 @@ class Run(google.protobuf.message.Message):
     @property
     def live(self) -> google.protobuf.struct_pb2.Struct:
         """numbers of the last align: verdict, loss, drift, sigma"""
+
+    @property
+    def anchors(self) -> global___Anchors: ...
+    @property
+    def audit(self) -> global___Audit: ...
+    @property
+    def disk(self) -> global___Disk:
+        """where runs are listed or one is asked for"""
 
     def __init__(
         self,
@@ -1006,12 +1279,50 @@ class Run(google.protobuf.message.Message):
         truncation: builtins.str = ...,
         usage: global___Usage | None = ...,
         live: google.protobuf.struct_pb2.Struct | None = ...,
+        frozen: builtins.str | None = ...,
+        rejections: builtins.int = ...,
+        anchors: global___Anchors | None = ...,
+        audit: global___Audit | None = ...,
+        advice: builtins.str = ...,
+        disk: global___Disk | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_usage", b"_usage", "live", b"live", "method", b"method", "policy", b"policy", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_usage", b"_usage", "aliases", b"aliases", "archived", b"archived", "branch", b"branch", "branches", b"branches", "created_at", b"created_at", "feedback", b"feedback", "fingerprint", b"fingerprint", "head", b"head", "live", b"live", "method", b"method", "next_step", b"next_step", "policy", b"policy", "run", b"run", "step", b"step", "truncation", b"truncation", "usage", b"usage"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_anchors", b"_anchors", "_audit", b"_audit", "_disk", b"_disk", "_frozen", b"_frozen", "_usage", b"_usage", "anchors", b"anchors", "audit", b"audit", "disk", b"disk", "frozen", b"frozen", "live", b"live", "method", b"method", "policy", b"policy", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_anchors", b"_anchors", "_audit", b"_audit", "_disk", b"_disk", "_frozen", b"_frozen", "_usage", b"_usage", "advice", b"advice", "aliases", b"aliases", "anchors", b"anchors", "archived", b"archived", "audit", b"audit", "branch", b"branch", "branches", b"branches", "created_at", b"created_at", "disk", b"disk", "feedback", b"feedback", "fingerprint", b"fingerprint", "frozen", b"frozen", "head", b"head", "live", b"live", "method", b"method", "next_step", b"next_step", "policy", b"policy", "rejections", b"rejections", "run", b"run", "step", b"step", "truncation", b"truncation", "usage", b"usage"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_anchors", b"_anchors"]) -> typing.Literal["anchors"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_audit", b"_audit"]) -> typing.Literal["audit"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_disk", b"_disk"]) -> typing.Literal["disk"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_frozen", b"_frozen"]) -> typing.Literal["frozen"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_usage", b"_usage"]) -> typing.Literal["usage"] | None: ...
 
 global___Run = Run
+
+@typing.final
+class Disk(google.protobuf.message.Message):
+    """What a run's kept heads take, by the registry."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEADS_FIELD_NUMBER: builtins.int
+    WEIGHTS_BYTES_FIELD_NUMBER: builtins.int
+    OPTIMIZER_BYTES_FIELD_NUMBER: builtins.int
+    heads: builtins.int
+    weights_bytes: builtins.int
+    optimizer_bytes: builtins.int
+    def __init__(
+        self,
+        *,
+        heads: builtins.int = ...,
+        weights_bytes: builtins.int = ...,
+        optimizer_bytes: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["heads", b"heads", "optimizer_bytes", b"optimizer_bytes", "weights_bytes", b"weights_bytes"]) -> None: ...
+
+global___Disk = Disk
 
 @typing.final
 class Branch(google.protobuf.message.Message):
@@ -1263,6 +1574,9 @@ class Head(google.protobuf.message.Message):
     SHA256_FIELD_NUMBER: builtins.int
     BYTES_FIELD_NUMBER: builtins.int
     ALIASES_FIELD_NUMBER: builtins.int
+    PRUNED_FIELD_NUMBER: builtins.int
+    PRUNED_AT_FIELD_NUMBER: builtins.int
+    OPTIMIZER_BYTES_FIELD_NUMBER: builtins.int
     run: builtins.str
     head: builtins.int
     parent: builtins.int
@@ -1278,6 +1592,12 @@ class Head(google.protobuf.message.Message):
     sha256: builtins.str
     """of the weights file"""
     bytes: builtins.int
+    pruned: builtins.bool
+    """its files are gone: it can only be looked at"""
+    pruned_at: builtins.str
+    """RFC 3339, UTC"""
+    optimizer_bytes: builtins.int
+    """of its optimizer state, where that is kept"""
     @property
     def metrics(self) -> google.protobuf.struct_pb2.Struct: ...
     @property
@@ -1301,10 +1621,18 @@ class Head(google.protobuf.message.Message):
         sha256: builtins.str = ...,
         bytes: builtins.int = ...,
         aliases: collections.abc.Iterable[builtins.str] | None = ...,
+        pruned: builtins.bool = ...,
+        pruned_at: builtins.str | None = ...,
+        optimizer_bytes: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_parent", b"_parent", "metrics", b"metrics", "parent", b"parent"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_parent", b"_parent", "accepted", b"accepted", "aliases", b"aliases", "branch", b"branch", "bytes", b"bytes", "created_at", b"created_at", "head", b"head", "metrics", b"metrics", "omega", b"omega", "parent", b"parent", "reason", b"reason", "reference", b"reference", "run", b"run", "sha256", b"sha256", "step", b"step", "t", b"t", "verdict", b"verdict"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_optimizer_bytes", b"_optimizer_bytes", "_parent", b"_parent", "_pruned_at", b"_pruned_at", "metrics", b"metrics", "optimizer_bytes", b"optimizer_bytes", "parent", b"parent", "pruned_at", b"pruned_at"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_optimizer_bytes", b"_optimizer_bytes", "_parent", b"_parent", "_pruned_at", b"_pruned_at", "accepted", b"accepted", "aliases", b"aliases", "branch", b"branch", "bytes", b"bytes", "created_at", b"created_at", "head", b"head", "metrics", b"metrics", "omega", b"omega", "optimizer_bytes", b"optimizer_bytes", "parent", b"parent", "pruned", b"pruned", "pruned_at", b"pruned_at", "reason", b"reason", "reference", b"reference", "run", b"run", "sha256", b"sha256", "step", b"step", "t", b"t", "verdict", b"verdict"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_optimizer_bytes", b"_optimizer_bytes"]) -> typing.Literal["optimizer_bytes"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_parent", b"_parent"]) -> typing.Literal["parent"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_pruned_at", b"_pruned_at"]) -> typing.Literal["pruned_at"] | None: ...
 
 global___Head = Head
 
@@ -1538,3 +1866,373 @@ class Accuracy(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_worse", b"_worse"]) -> typing.Literal["worse"] | None: ...
 
 global___Accuracy = Accuracy
+
+@typing.final
+class AnchorPair(google.protobuf.message.Message):
+    """---------------------------------------------------------------- anchors and outside labels"""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    CHOSEN_FIELD_NUMBER: builtins.int
+    REJECTED_FIELD_NUMBER: builtins.int
+    GOLD_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    @property
+    def chosen(self) -> global___Sample: ...
+    @property
+    def rejected(self) -> global___Sample: ...
+    @property
+    def gold(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """of chosen, of rejected"""
+
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        chosen: global___Sample | None = ...,
+        rejected: global___Sample | None = ...,
+        gold: collections.abc.Iterable[builtins.float] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["chosen", b"chosen", "rejected", b"rejected"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["chosen", b"chosen", "gold", b"gold", "id", b"id", "rejected", b"rejected"]) -> None: ...
+
+global___AnchorPair = AnchorPair
+
+@typing.final
+class PutAnchorsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: builtins.int
+    PAIRS_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    run: builtins.str
+    reason: builtins.str
+    @property
+    def pairs(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___AnchorPair]: ...
+    def __init__(
+        self,
+        *,
+        run: builtins.str = ...,
+        pairs: collections.abc.Iterable[global___AnchorPair] | None = ...,
+        reason: builtins.str | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_reason", b"_reason", "reason", b"reason"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_reason", b"_reason", "pairs", b"pairs", "reason", b"reason", "run", b"run"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_reason", b"_reason"]) -> typing.Literal["reason"] | None: ...
+
+global___PutAnchorsRequest = PutAnchorsRequest
+
+@typing.final
+class GetAnchorsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: builtins.int
+    run: builtins.str
+    def __init__(
+        self,
+        *,
+        run: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["run", b"run"]) -> None: ...
+
+global___GetAnchorsRequest = GetAnchorsRequest
+
+@typing.final
+class Anchors(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: builtins.int
+    SET_FIELD_NUMBER: builtins.int
+    PAIRS_FIELD_NUMBER: builtins.int
+    LOOKS_FIELD_NUMBER: builtins.int
+    SHA256_FIELD_NUMBER: builtins.int
+    NEXT_STEP_FIELD_NUMBER: builtins.int
+    run: builtins.str
+    set: builtins.int
+    pairs: builtins.int
+    looks: builtins.int
+    """how often the set has judged"""
+    sha256: builtins.str
+    next_step: builtins.int
+    """of the current branch: align then brings their hidden states"""
+    def __init__(
+        self,
+        *,
+        run: builtins.str = ...,
+        set: builtins.int = ...,
+        pairs: builtins.int = ...,
+        looks: builtins.int = ...,
+        sha256: builtins.str = ...,
+        next_step: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_next_step", b"_next_step", "next_step", b"next_step"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_next_step", b"_next_step", "looks", b"looks", "next_step", b"next_step", "pairs", b"pairs", "run", b"run", "set", b"set", "sha256", b"sha256"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_next_step", b"_next_step"]) -> typing.Literal["next_step"] | None: ...
+
+global___Anchors = Anchors
+
+@typing.final
+class Label(google.protobuf.message.Message):
+    """A grade of one sample, or a preference of two of one group."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    GRADE_FIELD_NUMBER: builtins.int
+    CHOSEN_FIELD_NUMBER: builtins.int
+    REJECTED_FIELD_NUMBER: builtins.int
+    SOURCE_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    grade: builtins.float
+    chosen: builtins.str
+    rejected: builtins.str
+    source: builtins.str
+    def __init__(
+        self,
+        *,
+        id: builtins.str | None = ...,
+        grade: builtins.float | None = ...,
+        chosen: builtins.str | None = ...,
+        rejected: builtins.str | None = ...,
+        source: builtins.str | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_chosen", b"_chosen", "_grade", b"_grade", "_id", b"_id", "_rejected", b"_rejected", "_source", b"_source", "chosen", b"chosen", "grade", b"grade", "id", b"id", "rejected", b"rejected", "source", b"source"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_chosen", b"_chosen", "_grade", b"_grade", "_id", b"_id", "_rejected", b"_rejected", "_source", b"_source", "chosen", b"chosen", "grade", b"grade", "id", b"id", "rejected", b"rejected", "source", b"source"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_chosen", b"_chosen"]) -> typing.Literal["chosen"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_grade", b"_grade"]) -> typing.Literal["grade"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_id", b"_id"]) -> typing.Literal["id"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_rejected", b"_rejected"]) -> typing.Literal["rejected"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_source", b"_source"]) -> typing.Literal["source"] | None: ...
+
+global___Label = Label
+
+@typing.final
+class AddLabelsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    run: builtins.str
+    @property
+    def labels(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Label]: ...
+    def __init__(
+        self,
+        *,
+        run: builtins.str = ...,
+        labels: collections.abc.Iterable[global___Label] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["labels", b"labels", "run", b"run"]) -> None: ...
+
+global___AddLabelsRequest = AddLabelsRequest
+
+@typing.final
+class AddLabelsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    AUDIT_FIELD_NUMBER: builtins.int
+    ADVICE_FIELD_NUMBER: builtins.int
+    run: builtins.str
+    advice: builtins.str
+    @property
+    def labels(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LabelResult]:
+        """in the order of the request"""
+
+    @property
+    def audit(self) -> global___Audit: ...
+    def __init__(
+        self,
+        *,
+        run: builtins.str = ...,
+        labels: collections.abc.Iterable[global___LabelResult] | None = ...,
+        audit: global___Audit | None = ...,
+        advice: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["audit", b"audit"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["advice", b"advice", "audit", b"audit", "labels", b"labels", "run", b"run"]) -> None: ...
+
+global___AddLabelsResponse = AddLabelsResponse
+
+@typing.final
+class LabelResult(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    USE_FIELD_NUMBER: builtins.int
+    KNOWN_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """the graded sample, or the better one"""
+    use: builtins.str
+    """train | judge"""
+    known: builtins.bool
+    """this very label had come before"""
+    @property
+    def error(self) -> global___Error: ...
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        use: builtins.str | None = ...,
+        known: builtins.bool = ...,
+        error: global___Error | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_error", b"_error", "_use", b"_use", "error", b"error", "use", b"use"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_error", b"_error", "_use", b"_use", "error", b"error", "id", b"id", "known", b"known", "use", b"use"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_error", b"_error"]) -> typing.Literal["error"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_use", b"_use"]) -> typing.Literal["use"] | None: ...
+
+global___LabelResult = LabelResult
+
+@typing.final
+class Audit(google.protobuf.message.Message):
+    """The audited gap: how far rewards run ahead of outside grades."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    JUDGED_FIELD_NUMBER: builtins.int
+    WAITING_FIELD_NUMBER: builtins.int
+    GAP_FIELD_NUMBER: builtins.int
+    CUSUM_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
+    judged: builtins.int
+    """labels that judged"""
+    waiting: builtins.int
+    """marked samples without a label"""
+    gap: builtins.float
+    """mean z(reward) - z(grade) of the last window"""
+    cusum: builtins.float
+    note: builtins.str
+    def __init__(
+        self,
+        *,
+        judged: builtins.int = ...,
+        waiting: builtins.int = ...,
+        gap: builtins.float | None = ...,
+        cusum: builtins.float = ...,
+        note: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_gap", b"_gap", "gap", b"gap"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_gap", b"_gap", "cusum", b"cusum", "gap", b"gap", "judged", b"judged", "note", b"note", "waiting", b"waiting"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_gap", b"_gap"]) -> typing.Literal["gap"] | None: ...
+
+global___Audit = Audit
+
+@typing.final
+class ListSamplesRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
+    LIMIT_FIELD_NUMBER: builtins.int
+    WAITING_FIELD_NUMBER: builtins.int
+    run: builtins.str
+    after: builtins.int
+    limit: builtins.int
+    waiting: builtins.bool
+    """those without a label alone"""
+    def __init__(
+        self,
+        *,
+        run: builtins.str = ...,
+        after: builtins.int | None = ...,
+        limit: builtins.int | None = ...,
+        waiting: builtins.bool | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_after", b"_after", "_limit", b"_limit", "_waiting", b"_waiting", "after", b"after", "limit", b"limit", "waiting", b"waiting"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_after", b"_after", "_limit", b"_limit", "_waiting", b"_waiting", "after", b"after", "limit", b"limit", "run", b"run", "waiting", b"waiting"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_after", b"_after"]) -> typing.Literal["after"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_limit", b"_limit"]) -> typing.Literal["limit"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_waiting", b"_waiting"]) -> typing.Literal["waiting"] | None: ...
+
+global___ListSamplesRequest = ListSamplesRequest
+
+@typing.final
+class ListSamplesResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SAMPLES_FIELD_NUMBER: builtins.int
+    NEXT_FIELD_NUMBER: builtins.int
+    next: builtins.int
+    """the `after` of the next page"""
+    @property
+    def samples(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___KeptSample]:
+        """oldest first"""
+
+    def __init__(
+        self,
+        *,
+        samples: collections.abc.Iterable[global___KeptSample] | None = ...,
+        next: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_next", b"_next", "next", b"next"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_next", b"_next", "next", b"next", "samples", b"samples"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_next", b"_next"]) -> typing.Literal["next"] | None: ...
+
+global___ListSamplesResponse = ListSamplesResponse
+
+@typing.final
+class KeptSample(google.protobuf.message.Message):
+    """A marked sample, kept until its label comes."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    GROUP_FIELD_NUMBER: builtins.int
+    USE_FIELD_NUMBER: builtins.int
+    HEAD_FIELD_NUMBER: builtins.int
+    BRANCH_FIELD_NUMBER: builtins.int
+    REWARD_FIELD_NUMBER: builtins.int
+    VANILLA_REWARD_FIELD_NUMBER: builtins.int
+    TEXT_FIELD_NUMBER: builtins.int
+    AT_FIELD_NUMBER: builtins.int
+    LABELS_FIELD_NUMBER: builtins.int
+    number: builtins.int
+    id: builtins.str
+    group: builtins.str
+    use: builtins.str
+    """train | judge"""
+    head: builtins.int
+    branch: builtins.str
+    reward: builtins.float
+    vanilla_reward: builtins.float
+    at: builtins.str
+    """RFC 3339, UTC"""
+    @property
+    def text(self) -> google.protobuf.struct_pb2.Struct:
+        """the sample as it was sent, without hidden states"""
+
+    @property
+    def labels(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Label]: ...
+    def __init__(
+        self,
+        *,
+        number: builtins.int = ...,
+        id: builtins.str = ...,
+        group: builtins.str = ...,
+        use: builtins.str = ...,
+        head: builtins.int = ...,
+        branch: builtins.str = ...,
+        reward: builtins.float = ...,
+        vanilla_reward: builtins.float = ...,
+        text: google.protobuf.struct_pb2.Struct | None = ...,
+        at: builtins.str = ...,
+        labels: collections.abc.Iterable[global___Label] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["text", b"text"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["at", b"at", "branch", b"branch", "group", b"group", "head", b"head", "id", b"id", "labels", b"labels", "number", b"number", "reward", b"reward", "text", b"text", "use", b"use", "vanilla_reward", b"vanilla_reward"]) -> None: ...
+
+global___KeptSample = KeptSample

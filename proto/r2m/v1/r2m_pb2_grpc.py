@@ -119,6 +119,26 @@ class RewardModelServiceStub(object):
                 request_serializer=r2m_dot_v1_dot_r2m__pb2.EvaluateRequest.SerializeToString,
                 response_deserializer=r2m_dot_v1_dot_r2m__pb2.EvaluateResponse.FromString,
                 _registered_method=True)
+        self.PutAnchors = channel.unary_unary(
+                '/r2m.v1.RewardModelService/PutAnchors',
+                request_serializer=r2m_dot_v1_dot_r2m__pb2.PutAnchorsRequest.SerializeToString,
+                response_deserializer=r2m_dot_v1_dot_r2m__pb2.Anchors.FromString,
+                _registered_method=True)
+        self.GetAnchors = channel.unary_unary(
+                '/r2m.v1.RewardModelService/GetAnchors',
+                request_serializer=r2m_dot_v1_dot_r2m__pb2.GetAnchorsRequest.SerializeToString,
+                response_deserializer=r2m_dot_v1_dot_r2m__pb2.Anchors.FromString,
+                _registered_method=True)
+        self.AddLabels = channel.unary_unary(
+                '/r2m.v1.RewardModelService/AddLabels',
+                request_serializer=r2m_dot_v1_dot_r2m__pb2.AddLabelsRequest.SerializeToString,
+                response_deserializer=r2m_dot_v1_dot_r2m__pb2.AddLabelsResponse.FromString,
+                _registered_method=True)
+        self.ListSamples = channel.unary_unary(
+                '/r2m.v1.RewardModelService/ListSamples',
+                request_serializer=r2m_dot_v1_dot_r2m__pb2.ListSamplesRequest.SerializeToString,
+                response_deserializer=r2m_dot_v1_dot_r2m__pb2.ListSamplesResponse.FromString,
+                _registered_method=True)
 
 
 class RewardModelServiceServicer(object):
@@ -238,6 +258,33 @@ class RewardModelServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PutAnchors(self, request, context):
+        """Held-out gold pairs that judge candidates. The whole set; it replaces the one before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAnchors(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddLabels(self, request, context):
+        """Outside labels of samples that score marked: late, in any order, again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSamples(self, request, context):
+        """Marked samples, for a labelling tool.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RewardModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -325,6 +372,26 @@ def add_RewardModelServiceServicer_to_server(servicer, server):
                     servicer.Evaluate,
                     request_deserializer=r2m_dot_v1_dot_r2m__pb2.EvaluateRequest.FromString,
                     response_serializer=r2m_dot_v1_dot_r2m__pb2.EvaluateResponse.SerializeToString,
+            ),
+            'PutAnchors': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutAnchors,
+                    request_deserializer=r2m_dot_v1_dot_r2m__pb2.PutAnchorsRequest.FromString,
+                    response_serializer=r2m_dot_v1_dot_r2m__pb2.Anchors.SerializeToString,
+            ),
+            'GetAnchors': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAnchors,
+                    request_deserializer=r2m_dot_v1_dot_r2m__pb2.GetAnchorsRequest.FromString,
+                    response_serializer=r2m_dot_v1_dot_r2m__pb2.Anchors.SerializeToString,
+            ),
+            'AddLabels': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddLabels,
+                    request_deserializer=r2m_dot_v1_dot_r2m__pb2.AddLabelsRequest.FromString,
+                    response_serializer=r2m_dot_v1_dot_r2m__pb2.AddLabelsResponse.SerializeToString,
+            ),
+            'ListSamples': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSamples,
+                    request_deserializer=r2m_dot_v1_dot_r2m__pb2.ListSamplesRequest.FromString,
+                    response_serializer=r2m_dot_v1_dot_r2m__pb2.ListSamplesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -786,6 +853,114 @@ class RewardModelService(object):
             '/r2m.v1.RewardModelService/Evaluate',
             r2m_dot_v1_dot_r2m__pb2.EvaluateRequest.SerializeToString,
             r2m_dot_v1_dot_r2m__pb2.EvaluateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutAnchors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/r2m.v1.RewardModelService/PutAnchors',
+            r2m_dot_v1_dot_r2m__pb2.PutAnchorsRequest.SerializeToString,
+            r2m_dot_v1_dot_r2m__pb2.Anchors.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAnchors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/r2m.v1.RewardModelService/GetAnchors',
+            r2m_dot_v1_dot_r2m__pb2.GetAnchorsRequest.SerializeToString,
+            r2m_dot_v1_dot_r2m__pb2.Anchors.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddLabels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/r2m.v1.RewardModelService/AddLabels',
+            r2m_dot_v1_dot_r2m__pb2.AddLabelsRequest.SerializeToString,
+            r2m_dot_v1_dot_r2m__pb2.AddLabelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSamples(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/r2m.v1.RewardModelService/ListSamples',
+            r2m_dot_v1_dot_r2m__pb2.ListSamplesRequest.SerializeToString,
+            r2m_dot_v1_dot_r2m__pb2.ListSamplesResponse.FromString,
             options,
             channel_credentials,
             insecure,

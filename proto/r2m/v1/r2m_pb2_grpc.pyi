@@ -122,6 +122,29 @@ class RewardModelServiceStub:
     ]
     """Accuracy of one or more heads on preference pairs, with intervals."""
 
+    PutAnchors: grpc.UnaryUnaryMultiCallable[
+        r2m.v1.r2m_pb2.PutAnchorsRequest,
+        r2m.v1.r2m_pb2.Anchors,
+    ]
+    """Held-out gold pairs that judge candidates. The whole set; it replaces the one before."""
+
+    GetAnchors: grpc.UnaryUnaryMultiCallable[
+        r2m.v1.r2m_pb2.GetAnchorsRequest,
+        r2m.v1.r2m_pb2.Anchors,
+    ]
+
+    AddLabels: grpc.UnaryUnaryMultiCallable[
+        r2m.v1.r2m_pb2.AddLabelsRequest,
+        r2m.v1.r2m_pb2.AddLabelsResponse,
+    ]
+    """Outside labels of samples that score marked: late, in any order, again."""
+
+    ListSamples: grpc.UnaryUnaryMultiCallable[
+        r2m.v1.r2m_pb2.ListSamplesRequest,
+        r2m.v1.r2m_pb2.ListSamplesResponse,
+    ]
+    """Marked samples, for a labelling tool."""
+
 class RewardModelServiceAsyncStub:
     GetServer: grpc.aio.UnaryUnaryMultiCallable[
         r2m.v1.r2m_pb2.GetServerRequest,
@@ -220,6 +243,29 @@ class RewardModelServiceAsyncStub:
         r2m.v1.r2m_pb2.EvaluateResponse,
     ]
     """Accuracy of one or more heads on preference pairs, with intervals."""
+
+    PutAnchors: grpc.aio.UnaryUnaryMultiCallable[
+        r2m.v1.r2m_pb2.PutAnchorsRequest,
+        r2m.v1.r2m_pb2.Anchors,
+    ]
+    """Held-out gold pairs that judge candidates. The whole set; it replaces the one before."""
+
+    GetAnchors: grpc.aio.UnaryUnaryMultiCallable[
+        r2m.v1.r2m_pb2.GetAnchorsRequest,
+        r2m.v1.r2m_pb2.Anchors,
+    ]
+
+    AddLabels: grpc.aio.UnaryUnaryMultiCallable[
+        r2m.v1.r2m_pb2.AddLabelsRequest,
+        r2m.v1.r2m_pb2.AddLabelsResponse,
+    ]
+    """Outside labels of samples that score marked: late, in any order, again."""
+
+    ListSamples: grpc.aio.UnaryUnaryMultiCallable[
+        r2m.v1.r2m_pb2.ListSamplesRequest,
+        r2m.v1.r2m_pb2.ListSamplesResponse,
+    ]
+    """Marked samples, for a labelling tool."""
 
 class RewardModelServiceServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -353,5 +399,36 @@ class RewardModelServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[r2m.v1.r2m_pb2.EvaluateResponse, collections.abc.Awaitable[r2m.v1.r2m_pb2.EvaluateResponse]]:
         """Accuracy of one or more heads on preference pairs, with intervals."""
+
+    @abc.abstractmethod
+    def PutAnchors(
+        self,
+        request: r2m.v1.r2m_pb2.PutAnchorsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[r2m.v1.r2m_pb2.Anchors, collections.abc.Awaitable[r2m.v1.r2m_pb2.Anchors]]:
+        """Held-out gold pairs that judge candidates. The whole set; it replaces the one before."""
+
+    @abc.abstractmethod
+    def GetAnchors(
+        self,
+        request: r2m.v1.r2m_pb2.GetAnchorsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[r2m.v1.r2m_pb2.Anchors, collections.abc.Awaitable[r2m.v1.r2m_pb2.Anchors]]: ...
+
+    @abc.abstractmethod
+    def AddLabels(
+        self,
+        request: r2m.v1.r2m_pb2.AddLabelsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[r2m.v1.r2m_pb2.AddLabelsResponse, collections.abc.Awaitable[r2m.v1.r2m_pb2.AddLabelsResponse]]:
+        """Outside labels of samples that score marked: late, in any order, again."""
+
+    @abc.abstractmethod
+    def ListSamples(
+        self,
+        request: r2m.v1.r2m_pb2.ListSamplesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[r2m.v1.r2m_pb2.ListSamplesResponse, collections.abc.Awaitable[r2m.v1.r2m_pb2.ListSamplesResponse]]:
+        """Marked samples, for a labelling tool."""
 
 def add_RewardModelServiceServicer_to_server(servicer: RewardModelServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

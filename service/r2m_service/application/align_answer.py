@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 
-from r2m_service.application.contract import AlignAnswer, DriftOut, GroupCounts, LossOut
+from r2m_service.application.contract import (
+    AlignAnswer,
+    DriftOut,
+    EvidenceOut,
+    GroupCounts,
+    LossOut,
+)
 from r2m_service.application.ports import GroupResult, Update
-from r2m_service.domain.gate import Drift
+from r2m_service.domain.evidence import (
+    agreement,
+    feedback_gain,
+    length_correlation,
+    pseudo_label,
+)
+from r2m_service.domain.gate import Drift, measure_drift
 
 
-def counts(update: Update, results: list[GroupResult]) -> GroupCounts:
+def counts(update: Update, results: list[GroupResult], *, withheld: int) -> GroupCounts:
     """What became of the groups."""
     because = Counter(result.skipped for result in results if result.skipped is not None)
     return GroupCounts(
@@ -18,6 +30,35 @@ def counts(update: Update, results: list[GroupResult]) -> GroupCounts:
         pseudo=update.pseudo,
         labelled=update.labelled,
         skipped_because=dict(sorted(because.items())),
+        replayed=update.replayed,
+        withheld=withheld,
+        disagree=sum(
+            one.rewards[one.preferred[0]] <= one.rewards[one.preferred[1]]
+            for one in update.measured
+            if one.preferred is not None
+        ),
+    )
+
+
+def evidence_out(update: Update, results: list[GroupResult]) -> EvidenceOut | None:
+    """What the step's groups show beside the gate; nothing where none was used."""
+    measured = update.measured
+    if not measured:
+        return None
+    origin = [one for one in measured if one.origin]
+    drift = measure_drift([one.candidate for one in origin], [one.origin for one in origin])
+    rewards = [one.rewards for one in measured]
+    pseudo = [one for one in measured if one.preferred is None]
+    return EvidenceOut(
+        spread_ratio=drift.spread_ratio if origin else None,
+        rank_correlation=drift.rank_correlation if origin else None,
+        length_correlation=length_correlation(rewards, [one.tokens for one in measured]),
+        unusable=sum(result.skipped is not None for result in results) / len(results),
+        vanilla_agreement=agreement([(one.vanilla, *pseudo_label(one.rewards)) for one in pseudo]),
+        label_agreement=agreement(
+            [(one.rewards, *one.preferred) for one in measured if one.preferred is not None]
+        ),
+        feedback_gain=feedback_gain(rewards, [one.other for one in measured]),
     )
 
 
@@ -47,7 +88,7 @@ def without_non_finite(answer: AlignAnswer) -> AlignAnswer:
     def kept(value: float | None) -> float | None:
         return None if value is None or value - value != 0.0 else value
 
-    drift = answer.drift
+    drift, evidence = answer.drift, answer.evidence
     return answer.model_copy(
         update={
             "loss": LossOut(**{key: kept(value) for key, value in answer.loss}),
@@ -60,5 +101,6 @@ def without_non_finite(answer: AlignAnswer) -> AlignAnswer:
                     "rank_correlation": kept(drift.rank_correlation),
                 }
             ),
+            "evidence": evidence and EvidenceOut(**{key: kept(value) for key, value in evidence}),
         }
     )

@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from r2m.errors import Code, Problem
-from r2m_service.application.align_answer import counts, drift_out, notes, without_non_finite
-from r2m_service.application.contract import AlignAnswer, LossOut, SampleError
+from r2m_service.application.align_answer import (
+    counts,
+    drift_out,
+    evidence_out,
+    notes,
+    without_non_finite,
+)
+from r2m_service.application.align_context import AlignContext
+from r2m_service.application.contract import AlignAnswer, GroupCounts, LossOut, SampleError
+from r2m_service.application.judging import Judged, judge
+from r2m_service.application.lessons import Lesson
+from r2m_service.application.lookup import next_anchors
 from r2m_service.application.ports import Blobs, GroupResult, Registry, Update
 from r2m_service.domain.gate import Decision, decide, measure_drift
-from r2m_service.domain.runs import Branch, Head, Run, RunState, StepCommit
+from r2m_service.domain.method import Gate
+from r2m_service.domain.runs import Branch, Head, StepCommit
+
+METRICS = {"loss", "groups", "drift", "sigma", "gradient_norm", "anchors", "evidence"}
+"""What of an answer stays with its candidate."""
 
 
 @dataclass(frozen=True, slots=True)
-class AlignContext:
-    """What an align starts from."""
+class Afterwards:
+    """What a step changes beside the live head: the fields of StepCommit of the same names."""
 
-    state: RunState
-    branch: Branch
-    parent: Head
-    reference: Head
-    step: int
-    hash: str
-
-    @property
-    def run(self) -> Run:
-        """The run."""
-        return self.state.run
-
-    @property
-    def candidate_omega(self) -> float:
-        """What the candidate will score with."""
-        # The candidate will stand after t + 1 accepted updates and scores with ω of the next.
-        return self.run.method.omega.at(self.parent.t + 2)
+    rejections: int
+    freeze: str | None = None
+    reference: int | None = None
+    look: bool = False
 
 
 class Conclusion:
@@ -44,22 +46,60 @@ class Conclusion:
         self._registry = registry
         self._blobs = blobs
 
+    def freeze(self, context: AlignContext, groups: int) -> AlignAnswer:
+        """The answer of a frozen run: the step advances, nothing else does."""
+        parent = context.parent
+        answer = AlignAnswer(
+            run=context.run.name,
+            step=context.step,
+            branch=context.branch.name,
+            head=parent.number,
+            parent=parent.number,
+            accepted=False,
+            verdict="frozen",
+            reason=context.run.frozen or "",
+            omega=parent.omega,
+            loss=LossOut(),
+            groups=GroupCounts(
+                used=0,
+                skipped=groups,
+                pseudo=0,
+                labelled=0,
+                skipped_because={"frozen": groups} if groups else {},
+            ),
+            anchors_step=next_anchors(context.state, context.step),
+            advice=context.state.audit.advice,
+        )
+        self._commit(context, Lesson(), None, answer, Afterwards(context.branch.rejections))
+        return answer
+
     def conclude(
         self,
         context: AlignContext,
+        lesson: Lesson,
         update: Update,
         results: list[GroupResult],
         errors: list[SampleError],
     ) -> AlignAnswer:
         """Judge, store the candidate, commit. Blocking: runs to its end even if the caller left."""
-        drift = None
+        gate = context.run.method.gate
+        drift, judged = None, Judged()
         if update.weights is None:
             decision = Decision("skipped", "no group could be used" if results else "no groups")
         else:
-            if update.finite and context.run.method.gate.checks_drift:
-                drift = measure_drift(update.candidate_rewards, update.reference_rewards)
-            decision = decide(context.run.method.gate, finite=update.finite, drift=drift)
-        accepted = decision.verdict == "accepted"
+            if update.finite and gate.checks_drift:
+                drift = measure_drift(
+                    [one.candidate for one in update.measured],
+                    [one.reference for one in update.measured],
+                )
+            judged = judge(context, lesson, update)
+            decision = decide(
+                gate,
+                finite=update.finite,
+                drift=drift,
+                anchors=judged.verdict,
+                due=lesson.due,
+            )
         number = None
         if update.weights is not None:
             number = self._registry.next_head_number(context.run.name)
@@ -68,31 +108,50 @@ class Conclusion:
             run=context.run.name,
             step=context.step,
             branch=context.branch.name,
-            head=number if accepted and number is not None else parent.number,
+            head=number if decision.moves and number is not None else parent.number,
             candidate=number,
             parent=parent.number,
-            accepted=accepted,
+            accepted=decision.moves,
             verdict=decision.verdict,
             reason=decision.reason,
-            omega=context.candidate_omega if accepted else parent.omega,
+            omega=context.candidate_omega if decision.moves else parent.omega,
             loss=LossOut(bt=update.bt, gre=update.gre, kl=update.kl, total=update.total),
-            groups=counts(update, results),
+            groups=counts(update, results, withheld=len(lesson.withheld)),
             drift=drift_out(context.reference.number, drift),
             sigma=update.sigma,
             gradient_norm=update.gradient_norm,
-            errors=errors,
+            errors=[*errors, *lesson.errors, *judged.errors],
             notes=notes(update),
+            anchors=judged.answer,
+            anchors_step=next_anchors(context.state, context.step),
+            evidence=evidence_out(update, results),
+            advice=context.state.audit.advice,
         )
         answer = without_non_finite(answer)
-        self._commit(context, update, answer)
+        superior = decision.moves and judged.verdict is not None and judged.verdict.superior
+        afterwards = Afterwards(
+            rejections=_rejections(context.branch, decision),
+            freeze=_harm(context, judged) or _freeze(gate, context.branch, decision),
+            reference=number if superior and gate.reference == "anchors" else None,
+            look=judged.verdict is not None,
+        )
+        self._commit(context, lesson, update, answer, afterwards)
         return answer
 
-    def _commit(self, context: AlignContext, update: Update, answer: AlignAnswer) -> None:
+    def _commit(
+        self,
+        context: AlignContext,
+        lesson: Lesson,
+        update: Update | None,
+        answer: AlignAnswer,
+        afterwards: Afterwards,
+    ) -> None:
         now = datetime.now(UTC)
         candidate = None
         stored: list[str] = []
+        committing = False
         try:
-            if update.weights is not None and answer.candidate is not None:
+            if update and update.weights is not None and answer.candidate is not None:
                 # The number is not sure before the commit, so it does not name the file.
                 stem = f"{context.run.key}/{uuid.uuid4().hex}"
                 weights = self._blobs.put(f"{stem}.safetensors", update.weights)
@@ -113,13 +172,14 @@ class Conclusion:
                     verdict=answer.verdict,
                     reason=answer.reason,
                     metrics=answer.model_dump(
-                        include={"loss", "groups", "drift", "sigma", "gradient_norm"},
+                        include=METRICS,
                         exclude_none=True,
                     ),
                     created_at=now,
                     weights=weights,
                     optimizer=optimizer,
                 )
+            committing = True
             self._registry.commit_step(
                 StepCommit(
                     run=context.run.name,
@@ -131,11 +191,44 @@ class Conclusion:
                     content_hash=context.hash,
                     answer=answer.model_dump_json(exclude_none=True),
                     at=now,
+                    rejections=afterwards.rejections,
+                    freeze=afterwards.freeze,
+                    reference=afterwards.reference,
+                    look=afterwards.look,
+                    trained=lesson.trained if candidate is not None else frozenset(),
                 )
             )
         except Problem as problem:
             # Only what surely was not committed may go; after a storage failure nobody knows.
-            if problem.code in (Code.ALIGN_CONFLICT, Code.RUN_ARCHIVED):
+            if not committing or problem.code in (Code.ALIGN_CONFLICT, Code.RUN_ARCHIVED):
                 for key in stored:
-                    self._blobs.delete(key)
+                    # Otherwise the next start removes it.
+                    with suppress(Problem):
+                        self._blobs.delete(key)
             raise
+
+
+def _rejections(branch: Branch, decision: Decision) -> int:
+    """In a row; a step that could not tell neither adds to them nor ends them."""
+    if decision.moves:
+        return 0
+    return branch.rejections + (decision.verdict == "rejected")
+
+
+def _harm(context: AlignContext, judged: Judged) -> str | None:
+    """Steps between looks go by drift alone: what they did to live shows at the next look."""
+    if judged.verdict is None or not judged.verdict.live_harmed:
+        return None
+    return (
+        f"the anchors prove live head {context.parent.number} worse than reference head "
+        f"{context.reference.number}: go back with rollback, then lift the freeze"
+    )
+
+
+def _freeze(gate: Gate, branch: Branch, decision: Decision) -> str | None:
+    rejections = _rejections(branch, decision)
+    if gate.freeze_after is None or decision.verdict != "rejected":
+        return None
+    if rejections < gate.freeze_after:
+        return None
+    return f"{rejections} candidates in a row were rejected, the last one: {decision.reason}"

@@ -7,12 +7,18 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from r2m.errors import Code, Problem
-from r2m_service.application.align import Align, Progress
+from r2m_service.application.align import Align, OnProgress
+from r2m_service.application.anchors import Anchors
 from r2m_service.application.contract import (
     AlignAnswer,
     AlignRequest,
+    AnchorsOut,
+    AnchorsRequest,
     EvaluateAnswer,
     EvaluateRequest,
+    KeptSampleList,
+    LabelsAnswer,
+    LabelsRequest,
     RollbackRequest,
     RunOut,
     ScoreAnswer,
@@ -22,10 +28,17 @@ from r2m_service.application.contract import (
     VanillaRequest,
 )
 from r2m_service.application.evaluate import evaluate
+from r2m_service.application.journal_port import Journal
+from r2m_service.application.journaling import Journaling
+from r2m_service.application.label_port import LabelStore
+from r2m_service.application.labels import Labels
+from r2m_service.application.lessons import Lessons
 from r2m_service.application.lookup import find_run
+from r2m_service.application.marking import KeepLimits, Marking
 from r2m_service.application.ports import Blobs, Engine, Registry
+from r2m_service.application.replay import Replay
 from r2m_service.application.runs import Runs
-from r2m_service.application.score import score_run, score_vanilla
+from r2m_service.application.score import Scoring
 from r2m_service.application.stream import ScoringSession, open_scoring
 from r2m_service.application.usage import Usage
 
@@ -40,38 +53,51 @@ class Application(Runs):
         version: of this program.
         ready: whether the server may take work (warmed up, not draining).
         max_head_bytes: the largest head a run may ask for.
+        keep: bounds of what is kept for outside labels.
+        journal: where all is written down; None: nowhere.
+        committed: hears a run's name after each step of it.
     """
 
     def __init__(
         self,
         registry: Registry,
+        labels: LabelStore,
         blobs: Blobs,
         engine: Engine,
         *,
         version: str,
         ready: Callable[[], bool],
         max_head_bytes: int,
+        keep: KeepLimits,
+        journal: Journal | None = None,
+        committed: Callable[[str], None] = lambda _: None,
     ) -> None:
         heavy = asyncio.Semaphore(HEAVY_AT_ONCE)
         usage = Usage()
-        super().__init__(registry, blobs, engine, heavy, usage, max_head_bytes=max_head_bytes)
+        super().__init__(
+            registry, blobs, engine, heavy, usage, labels, max_head_bytes=max_head_bytes
+        )
         self._version = version
         self._ready = ready
-        self._align = Align(registry, blobs, engine, heavy, usage)
+        journaling = Journaling(journal)
+        marking = Marking(labels, blobs, keep)
+        self._scoring = Scoring(registry, blobs, engine, usage, marking, journaling)
+        self._anchors = Anchors(registry, labels, blobs, engine)
+        self._outside = Labels(registry, labels, engine)
+        lessons = Lessons(labels, self._anchors, Replay(labels, blobs, engine))
+        self._align = Align(registry, blobs, engine, heavy, usage, lessons, journaling, committed)
 
     async def score(self, run: str | None, request: ScoreRequest | VanillaRequest) -> ScoreAnswer:
         """Rewards by a run's head, or vanilla ones where no run is named.
 
         Raises:
-            Problem: as `score_run`, and not_ready.
+            Problem: as `Scoring.run`, and not_ready.
         """
         self.require_ready()
         if run is None:
-            return await score_vanilla(
-                self._engine, self._usage, VanillaRequest(samples=request.samples)
-            )
+            return await self._scoring.vanilla(VanillaRequest(samples=request.samples))
         assert isinstance(request, ScoreRequest), "a run is scored with its own request"
-        return await score_run(self._registry, self._blobs, self._engine, self._usage, run, request)
+        return await self._scoring.run(run, request)
 
     async def open_scoring(
         self, run: str | None, request: ScoreRequest | VanillaRequest
@@ -82,12 +108,10 @@ class Application(Runs):
             Problem: as `open_scoring`, and not_ready.
         """
         self.require_ready()
-        return await open_scoring(
-            self._registry, self._blobs, self._engine, self._usage, run, request
-        )
+        return await open_scoring(self._scoring, run, request)
 
     async def align(
-        self, run: str, request: AlignRequest, progress: Progress | None = None
+        self, run: str, request: AlignRequest, progress: OnProgress | None = None
     ) -> AlignAnswer:
         """One update of a run's head, exactly once for (run, branch, step).
 
@@ -125,6 +149,39 @@ class Application(Runs):
         await find_run(self._registry, run)
         async with self._align.between_steps(run):
             return await super().rollback(run, request)
+
+    async def put_anchors(self, run: str, request: AnchorsRequest) -> AnchorsOut:
+        """Make a set of held-out pairs the one that judges; an align under way ends first.
+
+        Raises:
+            Problem: as `Anchors.put`, and not_ready.
+        """
+        self.require_ready()
+        await find_run(self._registry, run)
+        async with self._align.between_steps(run):
+            return await self._anchors.put(run, request)
+
+    async def get_anchors(self, run: str) -> AnchorsOut:
+        """The set that judges. Raises Problem(unknown_run, no_anchors)."""
+        return await self._anchors.get(run)
+
+    async def add_labels(self, run: str, request: LabelsRequest) -> LabelsAnswer:
+        """Outside labels of marked samples.
+
+        Raises:
+            Problem: as `Labels.add`.
+        """
+        return await self._outside.add(run, request)
+
+    async def list_samples(
+        self, run: str, *, after: int = 0, limit: int = 100, waiting: bool = False
+    ) -> KeptSampleList:
+        """Marked samples, oldest first.
+
+        Raises:
+            Problem: as `Labels.list`.
+        """
+        return await self._outside.list(run, after=after, limit=limit, waiting=waiting)
 
     def server(self) -> ServerOut:
         """What this server holds."""

@@ -12,7 +12,7 @@ from r2m_service.application.contract import (
     PairIn,
     SampleError,
 )
-from r2m_service.application.lookup import find_head, find_run, head_source
+from r2m_service.application.lookup import find_run, find_stored, head_source
 from r2m_service.application.ports import Blobs, Engine, Item, Registry, Scored
 from r2m_service.application.samples import error_out, items_of, require_distinct
 from r2m_service.domain.runs import Head
@@ -30,13 +30,14 @@ async def evaluate(
     A pair with a sample that cannot be scored is left out for all, and its error is answered.
 
     Raises:
-        Problem: unknown_*, run_archived, backbone_mismatch, duplicate_id, head_damaged.
+        Problem: unknown_*, run_archived, backbone_mismatch, duplicate_id, head_damaged,
+            head_pruned.
     """
     state = await find_run(registry, name)
     state.run.require_open(engine.info.fingerprint)
     heads: list[Head] = []
     for named in request.heads or ["live"]:
-        found = await find_head(registry, state, named)
+        found = await find_stored(registry, state, named)
         if found.number not in {head.number for head in heads}:
             heads.append(found)
     require_distinct(
@@ -51,7 +52,7 @@ async def evaluate(
     good = {place: one for place, one in enumerate(checked) if isinstance(one, Item)}
     scored: list[dict[int, Scored]] = []
     for head in heads:
-        source = head_source(blobs, state.run, head)
+        source = head_source(registry, blobs, state.run, head)
         results = await engine.score(source, list(good.values()))
         rewards: dict[int, Scored] = {}
         for place, result in zip(good, results, strict=True):

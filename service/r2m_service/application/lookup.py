@@ -10,14 +10,27 @@ from datetime import UTC, datetime
 from r2m.errors import Code, Problem
 from r2m_service.application.contract import (
     NAME_PATTERN,
+    AnchorsOut,
+    AuditOut,
     BranchOut,
+    DiskOut,
     HeadOut,
     PolicyOut,
     RunOut,
     UsageOut,
 )
 from r2m_service.application.ports import Blobs, HeadKey, HeadSource, Registry
-from r2m_service.domain.runs import FIRST_BRANCH, LIVE, Branch, Head, Run, RunState
+from r2m_service.domain.audit import AuditState
+from r2m_service.domain.runs import (
+    FIRST_BRANCH,
+    LIVE,
+    BlobRef,
+    Branch,
+    DiskUse,
+    Head,
+    Run,
+    RunState,
+)
 
 RUN_NAME = re.compile(NAME_PATTERN)
 
@@ -51,6 +64,52 @@ async def find_head(registry: Registry, state: RunState, named: int | str | None
     return head
 
 
+async def find_stored(registry: Registry, state: RunState, named: int | str | None) -> Head:
+    """A version that can score.
+
+    Raises:
+        Problem: unknown_alias, unknown_head or head_pruned.
+    """
+    head = await find_head(registry, state, named)
+    if not head.stored:
+        raise pruned(state.run.name, head)
+    return head
+
+
+def pruned(run: str, head: Head) -> Problem:
+    """The error of a version whose files are gone."""
+    when = "" if head.pruned_at is None else f" on {head.pruned_at:%Y-%m-%d %H:%M} UTC"
+    why = (
+        "its files were damaged, and `r2m doctor --repair` let go of it"
+        if head.pruned_why == "damaged"
+        else "the retention rule let go of its files"
+    )
+    return Problem(
+        Code.HEAD_PRUNED,
+        f"head {head.number} of run {run!r} is not kept any more: {why}{when}; what is known of "
+        "it can still be looked at",
+        field="head",
+    )
+
+
+def read_file(registry: Registry, blobs: Blobs, run: str, head: Head, ref: BlobRef) -> bytes:
+    """One of a version's files. Blocking.
+
+    Raises:
+        Problem: head_pruned, where it was let go since `head` was read; head_damaged or
+            storage_failed.
+    """
+    try:
+        return blobs.get(ref)
+    except Problem as problem:
+        if problem.code != Code.HEAD_DAMAGED:
+            raise
+        now = registry.head(run, head.number)
+        if now is not None and (not now.stored or ref not in (now.weights, now.optimizer)):
+            raise pruned(run, now) from problem
+        raise
+
+
 async def scoring_head(
     registry: Registry,
     state: RunState,
@@ -65,10 +124,10 @@ async def scoring_head(
     step before. It is recorded, so every replica answers alike at any time.
 
     Raises:
-        Problem: invalid_request, step_out_of_order, unknown_*.
+        Problem: invalid_request, step_out_of_order, unknown_*, head_pruned.
     """
     if step is None and branch is None:
-        found = await find_head(registry, state, head)
+        found = await find_stored(registry, state, head)
         live = found.number == state.branch(None).live
         return found, state.current if live else found.branch
     if head not in (None, "", LIVE):
@@ -77,7 +136,7 @@ async def scoring_head(
         )
     on = state.branch(branch)
     if step is None:
-        return await find_head(registry, state, on.live), on.name
+        return await find_stored(registry, state, on.live), on.name
     if step > on.step + 1:
         raise Problem(
             Code.STEP_OUT_OF_ORDER,
@@ -86,7 +145,7 @@ async def scoring_head(
             field="step",
         )
     number = await head_after(registry, state, on.name, step - 1)
-    return await find_head(registry, state, number), on.name
+    return await find_stored(registry, state, number), on.name
 
 
 async def head_after(registry: Registry, state: RunState, name: str, step: int) -> int:
@@ -103,17 +162,24 @@ async def head_after(registry: Registry, state: RunState, name: str, step: int) 
         name = branch.origin_branch
 
 
-def head_source(blobs: Blobs, run: Run, head: Head) -> HeadSource:
+def head_source(registry: Registry, blobs: Blobs, run: Run, head: Head) -> HeadSource:
     """How the engine gets a version's weights."""
     return HeadSource(
         key=HeadKey(head.weights.sha256, head.omega),
         feedback=run.feedback,
-        read=lambda: blobs.get(head.weights),
+        read=lambda: read_file(registry, blobs, run.name, head, head.weights),
     )
 
 
-def run_out(state: RunState, *, usage: UsageOut | None = None, live: Head | None = None) -> RunOut:
-    """A run, for an answer; `usage` and the live head's numbers where one run is asked for."""
+def run_out(
+    state: RunState,
+    *,
+    usage: UsageOut | None = None,
+    live: Head | None = None,
+    waiting: int | None = None,
+    disk: DiskUse | None = None,
+) -> RunOut:
+    """A run, for an answer; usage, disk, the live head's numbers, the audit where one is asked."""
     run, branch = state.run, state.branch(None)
     return RunOut(
         run=run.name,
@@ -143,6 +209,45 @@ def run_out(state: RunState, *, usage: UsageOut | None = None, live: Head | None
         truncation=run.truncation,
         usage=usage,
         live={} if live is None else {"verdict": live.verdict, "t": live.t, **live.metrics},
+        frozen=run.frozen,
+        rejections=branch.rejections,
+        anchors=anchors_out(state),
+        audit=None if waiting is None else audit_out(state.audit, waiting),
+        advice=state.audit.advice,
+        disk=None if disk is None else DiskOut(**asdict(disk)),
+    )
+
+
+def anchors_out(state: RunState) -> AnchorsOut | None:
+    """The anchor set that judges, for an answer."""
+    if state.anchors is None:
+        return None
+    return AnchorsOut(
+        run=state.run.name,
+        set=state.anchors.number,
+        pairs=state.anchors.pairs,
+        looks=state.anchors.looks,
+        sha256=state.anchors.file.sha256,
+        next_step=next_anchors(state, state.branch(None).step),
+    )
+
+
+def next_anchors(state: RunState, step: int) -> int | None:
+    """The first step after `step` at which the anchors' hidden states come along."""
+    every = state.run.method.gate.anchors_every
+    if state.anchors is None or every is None:
+        return None
+    return (step // every + 1) * every
+
+
+def audit_out(audit: AuditState, waiting: int) -> AuditOut:
+    """The audited gap, for an answer."""
+    return AuditOut(
+        judged=audit.judged,
+        waiting=waiting,
+        gap=audit.gap,
+        cusum=audit.cusum,
+        note=audit.note,
     )
 
 
@@ -169,6 +274,9 @@ def head_out(state: RunState, head: Head) -> HeadOut:
         created_at=timestamp(head.created_at),
         sha256=head.weights.sha256,
         bytes=head.weights.size,
+        pruned=not head.stored,
+        pruned_at=None if head.pruned_at is None else timestamp(head.pruned_at),
+        optimizer_bytes=None if head.optimizer is None else head.optimizer.size,
         aliases=sorted(name for name, number in state.aliases.items() if number == head.number),
     )
 

@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from r2m.errors import Problem
 from r2m.tensors import TensorValue
 from r2m_service.domain.method import MethodSettings
@@ -17,6 +20,7 @@ from r2m_service.domain.runs import (
     BlobRef,
     Branch,
     Change,
+    DiskUse,
     FeedbackSource,
     Head,
     Run,
@@ -49,6 +53,14 @@ class Registry(Protocol):
         """All runs, oldest first."""
         ...
 
+    def set_frozen(self, name: str, reason: str | None, change: Change) -> None:
+        """Freeze a run, or lift it: then the count of rejections and the alarm start anew.
+
+        Raises:
+            Problem: unknown_run, run_archived.
+        """
+        ...
+
     def archive_run(self, name: str, change: Change) -> None:
         """Mark a run read-only.
 
@@ -77,6 +89,10 @@ class Registry(Protocol):
         """All versions of a run, by number."""
         ...
 
+    def disk_use(self, run: str | None = None) -> dict[str, DiskUse]:
+        """What the kept heads take, by run: of all runs, or of the one that is named."""
+        ...
+
     def next_head_number(self, run: str) -> int:
         """One more than the greatest number given; numbers only grow."""
         ...
@@ -88,7 +104,7 @@ class Registry(Protocol):
 
         Raises:
             Problem: alias_moved, where `expect` is given and the alias points elsewhere or
-                nowhere.
+                nowhere; head_pruned.
         """
         ...
 
@@ -116,7 +132,8 @@ class Registry(Protocol):
         """Add a branch, make it the run's current one, and move `live` and `previous`.
 
         Raises:
-            Problem: align_conflict, where a branch of that name exists.
+            Problem: align_conflict, where a branch of that name exists; head_pruned, where the
+                head's files or its optimizer state are gone.
         """
         ...
 
@@ -224,6 +241,24 @@ class Item:
     truncated: int = 0
 
 
+Vector = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """What a reward was made of, for the journal; each of width D_rm or D_p, float32.
+
+    Attributes:
+        rte: H_last; u: the absorbed query; c, j: the pooled states (method.md, section 7). Those
+            of the attention are None for a head without one, j also at score.
+    """
+
+    rte: Vector
+    u: Vector | None = None
+    c: Vector | None = None
+    j: Vector | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Scored:
     """Rewards of one sample: the head's, and the frozen RM's own."""
@@ -231,6 +266,7 @@ class Scored:
     reward: float
     vanilla_reward: float
     device_seconds: float = field(default=0.0, compare=False)
+    trace: Trace | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,22 +278,37 @@ class AlignGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class AnchorItems:
+    """A held-out pair; the first should have the higher reward."""
+
+    chosen: Item
+    rejected: Item
+
+
+@dataclass(frozen=True, slots=True)
 class AlignJob:
     """One update, from the parent's weights.
 
     Attributes:
+        origin: version 0.
         optimizer: the parent's optimizer state, None at t = 0.
         t: accepted updates behind the parent.
         candidate_omega: what the candidate will score with: drift is measured at it.
+        groups: of this step.
+        replay: pairs with outside labels, learnt from again; nothing else is measured on them.
+        anchors: pairs that judge and never train.
     """
 
     parent: HeadSource
     reference: HeadSource
+    origin: HeadSource
     optimizer: bytes | None
     t: int
     method: MethodSettings
     candidate_omega: float
     groups: Sequence[AlignGroup]
+    replay: Sequence[AlignGroup] = ()
+    anchors: Sequence[AnchorItems] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +317,8 @@ class GroupResult:
 
     Attributes:
         skipped: None, or `equal` (all rewards equal), `too_few` (fewer than two samples),
-            `error` (a sample could not be used).
+            `error` (a sample could not be used), `unlabelled` (the run learns from outside
+            labels alone and this group has none).
         errors: by place in the group.
     """
 
@@ -275,13 +327,54 @@ class GroupResult:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasuredGroup:
+    """A used group's rewards, by sample.
+
+    Attributes:
+        rewards: by the parent at its ω, before the update; what `preferred` is held against.
+        vanilla: by the frozen reward model.
+        tokens: of the text.
+        candidate, reference, origin: at the candidate's ω; empty where the gate measures no drift.
+        other: by the parent at its ω, each with another group's hidden states; empty where that
+            was not measured.
+        place: among the job's groups, or among its replay.
+        traces, reference_parts: for the journal: what the parent's rewards were made of, and the
+            reference's v·c and w·H_last; empty where nothing is traced.
+    """
+
+    preferred: tuple[int, int] | None
+    rewards: Sequence[float]
+    vanilla: Sequence[float]
+    tokens: Sequence[int]
+    candidate: Sequence[float] = ()
+    reference: Sequence[float] = ()
+    origin: Sequence[float] = ()
+    other: Sequence[float] = ()
+    place: int = 0
+    traces: Sequence[Trace] = ()
+    reference_parts: Sequence[tuple[float, float]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorMargins:
+    """Reward of the chosen less that of the rejected, by each head at the ω it scores with."""
+
+    candidate: float
+    reference: float
+    live: float
+
+
+@dataclass(frozen=True, slots=True)
 class Update:
     """What an align computed. Losses are means over the used groups, before the update.
 
     Attributes:
+        replayed: pairs of the replay that were learnt from.
         weights, optimizer: the candidate's files; None where no group could be used.
         finite: whether loss, gradient and candidate are.
-        candidate_rewards, reference_rewards: of the used groups' samples, at the candidate's ω.
+        measured: the used groups of this step; `again`: those of the replay.
+        anchors: by place; a problem where a pair could not be judged. Empty where there is no
+            candidate.
         sigma: mean over groups of the rewards' standard deviation (1/K).
         device_seconds: what the device spent on it.
     """
@@ -289,6 +382,7 @@ class Update:
     groups: Sequence[GroupResult]
     labelled: int
     pseudo: int
+    replayed: int
     gre_groups: int
     bt: float | None
     gre: float | None
@@ -299,8 +393,9 @@ class Update:
     finite: bool
     weights: bytes | None
     optimizer: bytes | None
-    candidate_rewards: Sequence[Sequence[float]]
-    reference_rewards: Sequence[Sequence[float]]
+    measured: Sequence[MeasuredGroup] = ()
+    again: Sequence[MeasuredGroup] = ()
+    anchors: Sequence[AnchorMargins | Problem] = ()
     device_seconds: float = 0.0
 
 
@@ -322,8 +417,8 @@ class Engine(Protocol):
         """Rewards by one version, or vanilla ones for None. One answer an item, in order."""
         ...
 
-    async def align(self, job: AlignJob, progress: Callable[[int], None]) -> Update:
-        """One update; yields the device between groups. `progress` hears of groups done."""
+    async def align(self, job: AlignJob, progress: Callable[[GroupResult], None]) -> Update:
+        """One update; yields the device between groups. `progress` hears of each that is done."""
         ...
 
     def first_head(

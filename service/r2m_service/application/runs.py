@@ -19,6 +19,7 @@ from r2m_service.application.contract import (
     UpdateRunRequest,
 )
 from r2m_service.application.heads import Heads
+from r2m_service.application.label_port import LabelStore
 from r2m_service.application.lookup import (
     find_run,
     run_out,
@@ -31,6 +32,8 @@ from r2m_service.domain.method import CHANGEABLE, MethodSettings, check_numbers,
 from r2m_service.domain.runs import (
     FIRST_BRANCH,
     Change,
+    ChangeKind,
+    DiskUse,
     Head,
     Policy,
     Run,
@@ -54,10 +57,11 @@ class Runs(Heads):
         engine: Engine,
         heavy: asyncio.Semaphore,
         usage: Usage,
+        labels: LabelStore,
         *,
         max_head_bytes: int,
     ) -> None:
-        super().__init__(registry, blobs, engine, heavy, usage)
+        super().__init__(registry, blobs, engine, heavy, usage, labels)
         self._max_head_bytes = max_head_bytes
 
     async def create_run(self, request: CreateRunRequest) -> tuple[RunOut, bool]:
@@ -165,7 +169,10 @@ class Runs(Heads):
     async def list_runs(self) -> RunList:
         """All runs, oldest first."""
         states = await asyncio.to_thread(self._registry.run_states)
-        return RunList(runs=[run_out(state) for state in states])
+        disk = await asyncio.to_thread(self._registry.disk_use)
+        return RunList(
+            runs=[run_out(state, disk=disk.get(state.run.name, DiskUse())) for state in states]
+        )
 
     async def update_run(self, run: str, request: UpdateRunRequest) -> RunOut:
         """Change settings that may change in a run's life; what is not given stays.
@@ -175,24 +182,26 @@ class Runs(Heads):
         """
         state = await find_run(self._registry, run)
         state.run.require_open(self._engine.info.fingerprint)
-        fixed = sorted(request.method.keys() - CHANGEABLE)
-        if fixed or not request.method:
-            raise Problem(
-                Code.INVALID_REQUEST,
-                f"what may change is {', '.join(sorted(CHANGEABLE))}"
-                + (f"; {fixed[0][:100]!r} may not" if fixed else ""),
-                field=f"method.{fixed[0][:100]}" if fixed else "method",
-            )
-        before = asdict(state.run.method)
-        asked = dict(request.method)
-        if isinstance(asked.get("gate"), dict):
-            asked["gate"] = {**before["gate"], **asked["gate"]}
-        method = _parsed(lambda: {**before, **check_numbers(asked)})
-        after = asdict(method)
-        detail = {key: [before[key], after[key]] for key in asked if before[key] != after[key]}
-        change = Change(datetime.now(UTC), "updated", detail, request.reason)
-        await asyncio.to_thread(self._registry.update_method, run, method, change)
+        now = datetime.now(UTC)
+        method, detail = state.run.method, {}
+        if request.method or request.frozen is None:
+            method, detail = _changed(method, request.method)
+        if request.frozen is not None:
+            await self._set_frozen(state.run, request, now)
+        if request.method:
+            change = Change(now, "updated", detail, request.reason)
+            await asyncio.to_thread(self._registry.update_method, run, method, change)
         return await self.get_run(run)
+
+    async def _set_frozen(self, run: Run, request: UpdateRunRequest, now: datetime) -> None:
+        """Freeze or lift; the same again changes nothing."""
+        if (run.frozen is not None) == request.frozen:
+            return
+        reason = (request.reason or "frozen by hand") if request.frozen else None
+        what: ChangeKind = "frozen" if request.frozen else "unfrozen"
+        detail = {} if run.frozen is None else {"was": run.frozen}
+        change = Change(now, what, detail, request.reason)
+        await asyncio.to_thread(self._registry.set_frozen, run.name, reason, change)
 
     async def list_changes(self, run: str) -> ChangeList:
         """A run's audit trail, oldest first. Raises Problem(unknown_run)."""
@@ -219,6 +228,31 @@ class Runs(Heads):
 
 def _method(given: dict[str, Any], state_width: int, *, attends: bool) -> MethodSettings:
     return _parsed(lambda: with_defaults(given, state_width=state_width, attends=attends))
+
+
+def _changed(
+    before: MethodSettings, asked: dict[str, Any]
+) -> tuple[MethodSettings, dict[str, Any]]:
+    """Settings with what was asked for, and what differs: [before, after] by key.
+
+    Raises:
+        Problem: invalid_request.
+    """
+    fixed = sorted(asked.keys() - CHANGEABLE)
+    if fixed or not asked:
+        raise Problem(
+            Code.INVALID_REQUEST,
+            f"what may change is `frozen`, and of the method {', '.join(sorted(CHANGEABLE))}"
+            + (f"; {fixed[0][:100]!r} may not" if fixed else ""),
+            field=f"method.{fixed[0][:100]}" if fixed else "method",
+        )
+    old = asdict(before)
+    wanted = dict(asked)
+    if isinstance(wanted.get("gate"), dict):
+        wanted["gate"] = {**old["gate"], **wanted["gate"]}
+    method = _parsed(lambda: {**old, **check_numbers(wanted)})
+    new = asdict(method)
+    return method, {key: [old[key], new[key]] for key in wanted if old[key] != new[key]}
 
 
 def _parsed(complete: Callable[[], dict[str, Any]]) -> MethodSettings:

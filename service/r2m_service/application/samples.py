@@ -38,14 +38,22 @@ def require_distinct(ids: Iterable[tuple[str, str]], *, what: str) -> None:
 
 
 async def items_of(
-    engine: Engine, run: Run | None, samples: Sequence[SampleIn]
+    engine: Engine,
+    run: Run | None,
+    samples: Sequence[SampleIn],
+    *,
+    texts_alone: bool = False,
 ) -> list[Item | Problem]:
-    """Each sample checked and tokenized, or what is wrong with it."""
+    """Each sample checked and tokenized, or what is wrong with it.
+
+    Args:
+        texts_alone: whether their hidden states are to come later.
+    """
     await asyncio.to_thread(decode_feedback, samples)
     feedback: list[TensorValue | Problem | None] = []
     for sample in samples:
         try:
-            feedback.append(_feedback(run, sample.feedback))
+            feedback.append(None if texts_alone else _feedback(run, sample.feedback))
         except Problem as problem:
             feedback.append(problem)
     texts: list[AnyText | Problem] = []
@@ -194,6 +202,34 @@ def error_out(problem: Problem) -> ErrorOut:
     )
 
 
+def prompt_hash(sample: SampleIn) -> str:
+    """SHA-256 of the query that a sample answers: what training and judging are told apart by.
+
+    Of token ids nobody knows where the response starts: all of them count.
+    """
+    if sample.messages:
+        query: Any = [one.model_dump(exclude_none=True) for one in sample.messages[:-1]]
+    else:
+        query = sample.token_ids or sample.prompt
+    return _hash(query)
+
+
+def text_hash(sample: SampleIn) -> str:
+    """SHA-256 of a sample's text, whatever its id and its feedback."""
+    return _hash(text_of(sample))
+
+
+def text_of(sample: SampleIn) -> dict[str, Any]:
+    """A sample's text in the fields it came in."""
+    fields = {"prompt", "response", "format", "messages", "tools", "token_ids"}
+    text = sample.model_dump(include=fields, exclude_none=True, exclude_defaults=True)
+    return {key: value for key, value in text.items() if value not in ("", [])}
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def content_hash(request: AlignRequest) -> str:
     """SHA-256 of what an align asks for, whatever encoding it came in.
 
@@ -205,9 +241,8 @@ def content_hash(request: AlignRequest) -> str:
         digest.update(len(value).to_bytes(8, "little"))
         digest.update(value)
 
-    for group in request.groups:
-        add(json.dumps(["group", group.id, group.preferred or None, len(group.samples)]).encode())
-        for sample in group.samples:
+    def add_all(samples: Sequence[SampleIn]) -> None:
+        for sample in samples:
             given = sample.feedback
             stated = None
             if given is not None:
@@ -233,4 +268,11 @@ def content_hash(request: AlignRequest) -> str:
                     add(_bytes(given))
                 except Problem:  # what cannot be decoded is refused later; it still has a hash
                     add(repr(given.data).encode())
+
+    for group in request.groups:
+        add(json.dumps(["group", group.id, group.preferred or None, len(group.samples)]).encode())
+        add_all(group.samples)
+    for pair in request.anchors:
+        add(json.dumps(["anchor", pair.id]).encode())
+        add_all([pair.chosen, pair.rejected])
     return digest.hexdigest()

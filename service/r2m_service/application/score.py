@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from r2m.errors import Problem
 from r2m_service.application.contract import (
@@ -12,95 +13,152 @@ from r2m_service.application.contract import (
     ScoreRequest,
     VanillaRequest,
 )
+from r2m_service.application.journaling import Journaling
 from r2m_service.application.lookup import find_run, head_source, scoring_head
+from r2m_service.application.marking import Marking, ScoredBy
 from r2m_service.application.ports import Blobs, Engine, HeadSource, Item, Registry, Scored
 from r2m_service.application.samples import error_out, items_of, require_distinct
 from r2m_service.application.usage import Usage
-from r2m_service.domain.runs import Run
 
 
-async def score_run(
-    registry: Registry,
-    blobs: Blobs,
-    engine: Engine,
-    usage: Usage,
-    name: str,
-    request: ScoreRequest,
-) -> ScoreAnswer:
-    """Rewards by one version of a run; the version is resolved once for the whole call.
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What scores.
 
-    Raises:
-        Problem: unknown_run, unknown_head, unknown_alias, unknown_branch, step_out_of_order,
-            run_archived, backbone_mismatch, duplicate_id, head_damaged.
+    Attributes:
+        marks: whether samples may be marked for outside labels: what a trainer is rewarded with,
+            not what somebody asks an older version for.
     """
-    run, source, opened = await resolved(registry, blobs, engine, name, request)
-    scores = await score_samples(engine, usage, run, source, request.samples)
-    return opened.model_copy(update={"scores": scores})
+
+    name: ScoredBy
+    source: HeadSource
+    marks: bool
 
 
-async def resolved(
-    registry: Registry, blobs: Blobs, engine: Engine, name: str, request: ScoreRequest
-) -> tuple[Run, HeadSource, ScoreAnswer]:
-    """The run and the version that a request means, and the answer so far; asked once a call.
+class Scoring:
+    """Rewards by a version of a run, or by the frozen reward model.
 
-    Raises:
-        Problem: as `score_run`, all but those of samples.
+    Args:
+        usage: counters by run.
+        marking: what is marked for outside labels.
+        journaling: what is written down.
     """
-    state = await find_run(registry, name)
-    state.run.require_open(engine.info.fingerprint)
-    head, branch = await scoring_head(
-        registry, state, head=request.head, step=request.step, branch=request.branch
-    )
-    opened = ScoreAnswer(
-        run=name,
-        head=head.number,
-        branch=branch,
-        omega=head.omega,
-        fingerprint=engine.info.fingerprint,
-        scores=[],
-    )
-    return state.run, head_source(blobs, state.run, head), opened
+
+    def __init__(
+        self,
+        registry: Registry,
+        blobs: Blobs,
+        engine: Engine,
+        usage: Usage,
+        marking: Marking,
+        journaling: Journaling,
+    ) -> None:
+        self._journaling = journaling
+        self._registry = registry
+        self._blobs = blobs
+        self._engine = engine
+        self._usage = usage
+        self._marking = marking
+
+    async def run(self, name: str, request: ScoreRequest) -> ScoreAnswer:
+        """Rewards by one version of a run; the version is resolved once for the whole call.
+
+        Raises:
+            Problem: unknown_run, unknown_head, unknown_alias, unknown_branch, step_out_of_order,
+                run_archived, backbone_mismatch, duplicate_id, head_damaged, head_pruned.
+        """
+        by, opened = await self.resolved(name, request)
+        scores = await self.samples(by, request.samples)
+        return opened.model_copy(update={"scores": scores})
+
+    async def vanilla(self, request: VanillaRequest) -> ScoreAnswer:
+        """The frozen reward model's own rewards.
+
+        Raises:
+            Problem: duplicate_id.
+        """
+        return self.unnamed().model_copy(
+            update={"scores": await self.samples(None, request.samples)}
+        )
+
+    def unnamed(self) -> ScoreAnswer:
+        """The answer so far where no run is named."""
+        return ScoreAnswer(fingerprint=self._engine.info.fingerprint, scores=[])
+
+    async def resolved(self, name: str, request: ScoreRequest) -> tuple[Version, ScoreAnswer]:
+        """The version that a request means, and the answer so far; asked once a call.
+
+        Raises:
+            Problem: as `run`, all but those of samples.
+        """
+        state = await find_run(self._registry, name)
+        state.run.require_open(self._engine.info.fingerprint)
+        head, branch = await scoring_head(
+            self._registry, state, head=request.head, step=request.step, branch=request.branch
+        )
+        opened = ScoreAnswer(
+            run=name,
+            head=head.number,
+            branch=branch,
+            omega=head.omega,
+            fingerprint=self._engine.info.fingerprint,
+            scores=[],
+            advice=state.audit.advice,
+        )
+        source = head_source(self._registry, self._blobs, state.run, head)
+        marks = request.step is not None or head.number == state.branch(branch).live
+        return Version(ScoredBy(state.run, head.number, branch), source, marks), opened
+
+    async def samples(self, by: Version | None, samples: Sequence[SampleIn]) -> list[ScoreOut]:
+        """Each sample's rewards or its error, in order; None: the frozen model's.
+
+        Raises:
+            Problem: duplicate_id, head_damaged, head_pruned, not_ready.
+        """
+        ids = ((one.id, f"samples[{place}].id") for place, one in enumerate(samples))
+        require_distinct(ids, what="samples")
+        run = by.name.run if by else None
+        checked = await items_of(self._engine, run, samples)
+        good = [item for item in checked if isinstance(item, Item)]
+        scored = iter(await self._engine.score(by.source if by else None, good))
+        results = [one if isinstance(one, Problem) else next(scored) for one in checked]
+        marked = set[str]()
+        if by is not None:
+            self._usage.scored(by.name.run.name, checked, results)
+            await self._journal(by, samples, checked, results)
+            if by.marks:
+                marked = await self._marking.keep(by.name, samples, checked, results)
+        return [
+            _score_out(sample, item, result, audit=sample.id in marked)
+            for sample, item, result in zip(samples, checked, results, strict=True)
+        ]
+
+    async def _journal(
+        self,
+        by: Version,
+        samples: Sequence[SampleIn],
+        items: Sequence[Item | Problem],
+        results: Sequence[Scored | Problem],
+    ) -> None:
+        good = [
+            (sample, item, result)
+            for sample, item, result in zip(samples, items, results, strict=True)
+            if isinstance(item, Item) and isinstance(result, Scored)
+        ]
+        await self._journaling.scored(
+            by.name.run.name,
+            by.name.branch,
+            by.name.head,
+            by.source,
+            [sample for sample, _, _ in good],
+            [item for _, item, _ in good],
+            [result for _, _, result in good],
+        )
 
 
-async def score_vanilla(engine: Engine, usage: Usage, request: VanillaRequest) -> ScoreAnswer:
-    """The frozen reward model's own rewards.
-
-    Raises:
-        Problem: duplicate_id.
-    """
-    return ScoreAnswer(
-        fingerprint=engine.info.fingerprint,
-        scores=await score_samples(engine, usage, None, None, request.samples),
-    )
-
-
-async def score_samples(
-    engine: Engine,
-    usage: Usage,
-    run: Run | None,
-    head: HeadSource | None,
-    samples: Sequence[SampleIn],
-) -> list[ScoreOut]:
-    """Each sample's rewards or its error, in order.
-
-    Raises:
-        Problem: duplicate_id, head_damaged, not_ready.
-    """
-    ids = ((one.id, f"samples[{place}].id") for place, one in enumerate(samples))
-    require_distinct(ids, what="samples")
-    checked = await items_of(engine, run, samples)
-    good = [item for item in checked if isinstance(item, Item)]
-    scored = iter(await engine.score(head, good))
-    results = [one if isinstance(one, Problem) else next(scored) for one in checked]
-    if run is not None:
-        usage.scored(run.name, checked, results)
-    return [
-        _score_out(sample, item, result)
-        for sample, item, result in zip(samples, checked, results, strict=True)
-    ]
-
-
-def _score_out(sample: SampleIn, item: Item | Problem, result: Scored | Problem) -> ScoreOut:
+def _score_out(
+    sample: SampleIn, item: Item | Problem, result: Scored | Problem, *, audit: bool
+) -> ScoreOut:
     if isinstance(item, Problem) or isinstance(result, Problem):
         problem = item if isinstance(item, Problem) else result
         assert isinstance(problem, Problem)
@@ -113,4 +171,5 @@ def _score_out(sample: SampleIn, item: Item | Problem, result: Scored | Problem)
         states=item.feedback.shape[0] if item.feedback else None,
         truncated=item.truncated or None,
         finish_reason=sample.finish_reason,
+        audit=audit or None,
     )

@@ -9,10 +9,7 @@ from r2m_service.application.contract import (
     ScoreRequest,
     VanillaRequest,
 )
-from r2m_service.application.ports import Blobs, Engine, HeadSource, Registry
-from r2m_service.application.score import resolved, score_samples
-from r2m_service.application.usage import Usage
-from r2m_service.domain.runs import Run
+from r2m_service.application.score import Scoring, Version
 
 
 class ScoringSession:
@@ -22,21 +19,13 @@ class ScoringSession:
     would otherwise be of two heads while `opened` names one.
 
     Args:
+        version: None: the frozen reward model.
         opened: run, head, branch, omega and fingerprint of every answer, without scores.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        usage: Usage,
-        run: Run | None,
-        head: HeadSource | None,
-        opened: ScoreAnswer,
-    ) -> None:
-        self._engine = engine
-        self._usage = usage
-        self._run = run
-        self._head = head
+    def __init__(self, scoring: Scoring, version: Version | None, opened: ScoreAnswer) -> None:
+        self._scoring = scoring
+        self._version = version
         self._opened = opened
 
     @property
@@ -50,17 +39,12 @@ class ScoringSession:
         Raises:
             Problem: head_damaged, storage_failed, compute_failed, not_ready.
         """
-        (answer,) = await score_samples(self._engine, self._usage, self._run, self._head, [sample])
+        (answer,) = await self._scoring.samples(self._version, [sample])
         return answer
 
 
 async def open_scoring(
-    registry: Registry,
-    blobs: Blobs,
-    engine: Engine,
-    usage: Usage,
-    name: str | None,
-    request: ScoreRequest | VanillaRequest,
+    scoring: Scoring, name: str | None, request: ScoreRequest | VanillaRequest
 ) -> ScoringSession:
     """A session with a run's head, or with the frozen reward model where no run is named.
 
@@ -69,11 +53,10 @@ async def open_scoring(
         request: names the head; its samples are not looked at.
 
     Raises:
-        Problem: as `resolved`.
+        Problem: as `Scoring.resolved`.
     """
     if name is None:
-        opened = ScoreAnswer(fingerprint=engine.info.fingerprint, scores=[])
-        return ScoringSession(engine, usage, None, None, opened)
+        return ScoringSession(scoring, None, scoring.unnamed())
     assert isinstance(request, ScoreRequest), "a run is scored with its own request"
-    run, source, opened = await resolved(registry, blobs, engine, name, request)
-    return ScoringSession(engine, usage, run, source, opened)
+    version, opened = await scoring.resolved(name, request)
+    return ScoringSession(scoring, version, opened)

@@ -1,7 +1,8 @@
-"""The commands that exist where the service is installed: `r2m serve`, `doctor` and `config`."""
+"""The commands that come with the service: `r2m serve`, `doctor`, `config` and `replay`."""
 
 from r2m_service.cli._config import config
 from r2m_service.cli._doctor import doctor
+from r2m_service.cli._replay import replay
 from r2m_service.cli._serve import serve
 
-__all__ = ["config", "doctor", "serve"]
+__all__ = ["config", "doctor", "replay", "serve"]

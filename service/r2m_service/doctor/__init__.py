@@ -1,14 +1,16 @@
 """What would stop `r2m serve`, found before it is started, and how to mend it.
 
 A check looks at one thing and returns a Finding, or None where it does not apply or an earlier
-problem stands in its way. Checks leave everything as it is: what they write they remove.
+problem stands in its way. Checks leave everything as it is: what they write they remove. Only a
+repair changes something, and only where it is asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from r2m_service.doctor.finding import Finding, Level, Patient, ok, problem, warning
+from r2m_service.doctor.finding import Finding, Level, Line, Patient, ok, problem, warning
+from r2m_service.doctor.heads import check_heads
 from r2m_service.doctor.host import (
     check_clock,
     check_memory,
@@ -34,7 +36,7 @@ from r2m_service.doctor.storage import (
 )
 from r2m_service.settings import Settings
 
-__all__ = ["Finding", "Level", "Patient", "examine", "ok", "problem", "warning"]
+__all__ = ["Finding", "Level", "Line", "Patient", "examine", "ok", "problem", "warning"]
 
 Check = Callable[[Patient], Finding | None]
 
@@ -54,6 +56,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("database", check_database),
     ("runs", check_runs),
     ("blobs", check_blobs),
+    ("heads", check_heads),
     ("disk", check_disk),
     ("http port", check_http),
     ("grpc port", check_grpc),
@@ -62,15 +65,31 @@ CHECKS: tuple[tuple[str, Check], ...] = (
 
 
 def examine(
-    settings: Settings, *, load_model: bool = True, say: Callable[[str], None] = lambda _: None
+    settings: Settings,
+    *,
+    load_model: bool = True,
+    say: Callable[[str], None] = lambda _: None,
+    deep: bool = False,
+    repair: bool = False,
+    heads: list[Line] | None = None,
 ) -> Iterator[Finding]:
     """Run the checks one by one.
 
     Args:
         load_model: without it, the model is judged by its configuration alone.
         say: hears what is being done.
+        deep: read every file of every head, and compare its hash.
+        repair: mend what is wrong with heads.
+        heads: gets what is wrong with heads, line by line.
     """
-    patient = Patient(settings, load_model=load_model, say=say)
+    patient = Patient(
+        settings,
+        load_model=load_model,
+        say=say,
+        deep=deep or repair,
+        repair=repair,
+        heads=[] if heads is None else heads,
+    )
     for name, check in CHECKS:
         say(f"checking: {name}")
         try:

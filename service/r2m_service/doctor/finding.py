@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,22 @@ class Finding:
     mend: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the table of heads: what is wrong with one, and what a repair does about it.
+
+    Attributes:
+        head: its number; None where it is about no single head.
+        what: a file of it, an alias, a branch.
+    """
+
+    run: str
+    head: int | None
+    what: str
+    found: str
+    repair: str
+
+
 @dataclass(slots=True)
 class Patient:
     """The server to be: its settings, and what the checks have found out so far.
@@ -46,6 +62,10 @@ class Patient:
         backbone: the loaded model.
         state_usable: whether the state folder is there or can be made.
         survey: of a database that exists.
+        blobs_usable: whether the heads' files can be written.
+        deep: whether every file is read; size and presence are looked at anyway.
+        repair: whether to mend what is wrong with heads, and not only to say so.
+        heads: the table of heads.
     """
 
     settings: Settings
@@ -59,6 +79,10 @@ class Patient:
     backbone: Backbone | None = None
     state_usable: bool = True
     survey: Survey | None = None
+    blobs_usable: bool = True
+    deep: bool = False
+    repair: bool = False
+    heads: list[Line] = field(default_factory=list[Line])
 
 
 def ok(check: str, found: str) -> Finding:

@@ -13,6 +13,7 @@ from r2m.errors import Problem
 from r2m_service.doctor.finding import Finding, Patient, ok, problem, size, warning
 from r2m_service.domain.method import PAPER_WIDTH
 from r2m_service.registry.blobs import BlobStore
+from r2m_service.registry.lock import holder
 from r2m_service.registry.survey import sqlite_file, survey
 from r2m_service.settings import Settings, shown
 
@@ -67,6 +68,13 @@ def check_database(patient: Patient) -> Finding | None:
             f"them to {found.wanted}, and older versions will refuse them then",
             "save a copy first",
         )
+    process = holder(settings.registry_location)
+    if process is not None:
+        return problem(
+            "database",
+            f"process {process} works on {where}: a second server would be refused",
+            "end it first, or give another --state; to look at heads beside it is fine",
+        )
     return ok("database", f"{where} opens, its tables are current ({found.revision})")
 
 
@@ -95,9 +103,10 @@ def check_blobs(patient: Patient) -> Finding | None:
     """Whether a file can be written, read back, and removed."""
     settings = patient.settings
     if not settings.blobs and not patient.state_usable:
+        patient.blobs_usable = False
         return None
     where = str(shown("blobs", settings.blobs) or settings.blobs_url)
-    folder = _blobs_folder(settings)
+    folder = blobs_folder(settings)
     mend = "give a folder or an fsspec URL that can be written with --blobs"
     try:
         if folder is None or folder.is_dir():
@@ -108,13 +117,14 @@ def check_blobs(patient: Patient) -> Finding | None:
             _round_trip(trial)
     except (Problem, OSError) as error:
         why = error.message if isinstance(error, Problem) else error.strerror
+        patient.blobs_usable = False
         return problem("blobs", f"{where}: {why}", mend)
     return ok("blobs", f"{where} is not there yet: the server will make it")
 
 
 def check_disk(patient: Patient) -> Finding | None:
     """Whether there is room for some heads."""
-    folder = _blobs_folder(patient.settings)
+    folder = blobs_folder(patient.settings)
     if folder is None or (not patient.settings.blobs and not patient.state_usable):
         return None
     free = shutil.disk_usage(_existing(folder)).free
@@ -147,7 +157,7 @@ def _round_trip(url: str) -> None:
             blobs.delete(key)
 
 
-def _blobs_folder(settings: Settings) -> Path | None:
+def blobs_folder(settings: Settings) -> Path | None:
     """The local folder of the heads' files; None where they lie in an object store."""
     url = settings.blobs_url
     if url.startswith("file://"):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from r2m_service.domain.anchors import AnchorVerdict
 from r2m_service.domain.method import Gate
 
 Verdict = Literal["accepted", "rejected", "undecided", "skipped", "frozen"]
@@ -34,36 +35,68 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A verdict with its reason, in words for a person."""
+    """A verdict with its reason, in words for a person.
+
+    Attributes:
+        moves: whether live becomes the candidate.
+    """
 
     verdict: Verdict
     reason: str
+    moves: bool = False
 
 
 def measure_drift(candidate: Groups, reference: Groups) -> Drift:
     """Compare rewards by group: what is common to a group never reaches an advantage."""
-    ours, theirs = _centred(candidate), _centred(reference)
+    ours, theirs = centred(candidate), centred(reference)
     assert len(ours) == len(theirs)
-    spread = _rms(theirs)
+    spread = rms(theirs)
     return Drift(
-        spread_ratio=_rms(ours) / spread if spread > SPREAD_FLOOR else None,
+        spread_ratio=rms(ours) / spread if spread > SPREAD_FLOOR else None,
         rank_correlation=spearman(ours, theirs),
         samples=len(ours),
     )
 
 
-def decide(gate: Gate, *, finite: bool, drift: Drift | None) -> Decision:
-    """Finite first, then drift; evidence that is missing never counts as passed.
+def decide(
+    gate: Gate,
+    *,
+    finite: bool,
+    drift: Drift | None,
+    anchors: AnchorVerdict | None = None,
+    due: bool = False,
+) -> Decision:
+    """Finite first, then drift, then anchors; evidence that is missing never counts as passed.
 
     Args:
         gate: the run's.
         finite: whether loss, gradient, weights and rewards of the candidate are.
         drift: None where the gate asks for none.
+        anchors: what they said; None where they were not asked.
+        due: whether they had to be.
     """
     if not finite:
         return Decision("rejected", "the loss, the gradient or the candidate is not finite")
-    if not gate.checks_drift:
-        return Decision("accepted", "finite; the gate asks for nothing else")
+    passed = "finite"
+    if gate.checks_drift:
+        judged = _by_drift(gate, drift)
+        if judged.verdict != "accepted":
+            return judged
+        passed = judged.reason
+    if anchors is not None:
+        undecided = anchors.verdict == "undecided" and anchors.pairs > 0
+        moves = anchors.verdict == "accepted" or (undecided and gate.undecided == "move")
+        return Decision(anchors.verdict, f"{passed}; {anchors.reason}", moves)
+    if due:
+        return Decision(
+            "undecided",
+            f"{passed}; the anchors are due at this step, and none of them could be judged: send "
+            "their hidden states by the current policy along",
+        )
+    return Decision("accepted", passed, moves=True)
+
+
+def _by_drift(gate: Gate, drift: Drift | None) -> Decision:
     if drift is None or drift.samples == 0:
         return Decision("undecided", "no sample to measure drift on")
     ratio, rho = _number(drift.spread_ratio), _number(drift.rank_correlation)
@@ -92,7 +125,7 @@ def spearman(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
     """Rank correlation with ties at their mean rank; None where a side has no spread."""
     if len(ours) < 2:
         return None
-    a, b = _centred([_ranks(ours)]), _centred([_ranks(theirs)])
+    a, b = centred([_ranks(ours)]), centred([_ranks(theirs)])
     norm = math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
     if norm == 0:
         return None
@@ -113,7 +146,8 @@ def _ranks(values: Sequence[float]) -> list[float]:
     return ranks
 
 
-def _centred(groups: Groups) -> list[float]:
+def centred(groups: Groups) -> list[float]:
+    """Rewards less their group's mean, of all groups."""
     found: list[float] = []
     for rewards in groups:
         mean = math.fsum(rewards) / len(rewards) if rewards else 0.0
@@ -121,7 +155,8 @@ def _centred(groups: Groups) -> list[float]:
     return found
 
 
-def _rms(values: Sequence[float]) -> float:
+def rms(values: Sequence[float]) -> float:
+    """Root of the mean square; 0 of nothing."""
     return math.sqrt(math.fsum(v * v for v in values) / len(values)) if values else 0.0
 
 

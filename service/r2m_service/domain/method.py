@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar
 
-Profile = Literal["paper", "guarded"]
+Profile = Literal["paper", "guarded", "labelled"]
+Labels = Literal["pseudo", "outside_first", "outside_only"]
 OmegaKind = Literal["cosine", "constant", "ramp"]
 
 _T = TypeVar("_T")
@@ -24,6 +25,9 @@ NUMBERS = (
     "weight_decay",
     "max_grad_norm",
     "kl_weight",
+    "replay_groups",
+    "audit_rate",
+    "judge_share",
     "seed",
 )
 CHANGEABLE = frozenset(
@@ -34,13 +38,19 @@ CHANGEABLE = frozenset(
         "max_grad_norm",
         "kl_weight",
         "labels",
+        "replay_groups",
+        "audit_rate",
+        "freeze_on_alarm",
         "gate",
     }
 )
-"""Keys that may change in a run's life. ω's schedule may not: heads carry what it gave them."""
+"""Keys that may change in a run's life. ω's schedule may not: heads carry what it gave them. Nor
+may `judge_share` and `seed`: which labels train and which judge is decided for good."""
 MAX_WIDTH = 65536
+MAX_REPLAY = 4096
 LARGEST = 1000.0
 """Of rates and weights: far beyond sense, and far from where float32 overflows by itself."""
+NO_DRIFT = {"spread_min": None, "spread_max": None, "rank_correlation_min": None}
 _STRICT = {"extra": "forbid"}
 
 
@@ -97,7 +107,16 @@ class Omega:
 class Gate:
     """What a candidate must pass to become live. Finiteness is always asked for.
 
-    Bounds of None switch that check off.
+    Attributes:
+        spread_min, spread_max, rank_correlation_min: bounds of drift; None switches one off.
+        anchors_every: steps from one look at the anchor set to the next; None: anchors never judge.
+        anchors_margin: accuracy that a candidate may be worse by, as a share: 0.02 is two points.
+        anchors_alpha: chance that any look of the whole run accepts one that is worse by more.
+        anchors_looks: looks that are planned for; later ones ask for more evidence.
+        undecided: whether live moves where anchors give too little evidence: `hold` or `move`.
+        freeze_after: rejections in a row after which the run freezes; None: never.
+        reference: who moves the alias `reference`: `fixed`: an admin alone; `anchors`: also a
+            candidate that the anchors prove better than it.
     """
 
     __pydantic_config__: ClassVar[Any] = _STRICT
@@ -105,8 +124,23 @@ class Gate:
     spread_min: float | None = 0.5
     spread_max: float | None = 2.0
     rank_correlation_min: float | None = 0.8
+    anchors_every: int | None = 10
+    anchors_margin: float = 0.02
+    anchors_alpha: float = 0.05
+    anchors_looks: int = 20
+    undecided: Literal["hold", "move"] = "hold"
+    freeze_after: int | None = 5
+    reference: Literal["fixed", "anchors"] = "fixed"
 
     def __post_init__(self) -> None:
+        for key in ("anchors_every", "freeze_after", "anchors_looks"):
+            given = getattr(self, key)
+            if given is not None and not 1 <= given < 2**31:
+                raise ValueError(f"gate.{key} is between 1 and 2**31 - 1, got {given}")
+        for key in ("anchors_margin", "anchors_alpha"):
+            given = getattr(self, key)
+            if not 0 < given < 0.5:
+                raise ValueError(f"gate.{key} is above 0 and below 0.5, got {given}")
         for key in ("spread_min", "spread_max"):
             given = getattr(self, key)
             if given is not None and not (0 < given < math.inf):
@@ -141,10 +175,14 @@ class MethodSettings:
         learning_rate, weight_decay, max_grad_norm: AdamW; max_grad_norm null = no clipping.
         omega: the schedule of ω.
         kl_weight: weight of KL(p_ref ‖ p) per group; 0 = off.
-        labels: `pseudo` (the group's own best and worst, as in the paper) or `outside_first`
-            (an outside label where a group has one, pseudo otherwise).
+        labels: `pseudo` (the group's own best and worst, as in the paper), `outside_first` (an
+            outside label where a group has one, pseudo otherwise) or `outside_only`.
         gate: what a candidate must pass.
-        seed: of the cross attention's initialisation.
+        replay_groups: newest groups with outside labels that every align learns from again.
+        audit_rate: share of the groups that score marks for outside labels.
+        judge_share: share of the marked groups whose labels judge and never train.
+        freeze_on_alarm: whether an alarm of the audited gap freezes the run.
+        seed: of the cross attention's initialisation, and of what is marked.
     """
 
     __pydantic_config__: ClassVar[Any] = _STRICT
@@ -157,8 +195,12 @@ class MethodSettings:
     max_grad_norm: float | None
     omega: Omega
     kl_weight: float
-    labels: Literal["pseudo", "outside_first"]
+    labels: Labels
     gate: Gate = field(default_factory=Gate)
+    replay_groups: int = 64
+    audit_rate: float = 0.0
+    judge_share: float = 0.5
+    freeze_on_alarm: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -179,12 +221,20 @@ class MethodSettings:
                 f"max_grad_norm is a positive number, or null to switch clipping off, "
                 f"got {self.max_grad_norm}"
             )
+        if not 0 <= self.replay_groups <= MAX_REPLAY:
+            raise ValueError(
+                f"replay_groups is between 0 and {MAX_REPLAY}, got {self.replay_groups}"
+            )
+        for key in ("audit_rate", "judge_share"):
+            given = getattr(self, key)
+            if not 0 <= given <= 1:
+                raise ValueError(f"{key} is between 0 and 1, got {given}")
         if not 0 <= self.seed < 2**53:  # a protobuf Struct carries it as a double
             raise ValueError(f"seed is between 0 and 2**53 - 1, got {self.seed}")
 
 
 def check_numbers(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Refuse numbers in disguise: Python counts true as 1, and pydantic reads "8" as 8.
+    """Refuse values in disguise: Python counts true as 1, pydantic reads "8" as 8, "yes" as true.
 
     Raises:
         ValueError: naming the key.
@@ -193,6 +243,8 @@ def check_numbers(given: Mapping[str, Any]) -> Mapping[str, Any]:
         value = given.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ValueError(f"{key} is a number")
+    if not isinstance(given.get("freeze_on_alarm", False), bool):
+        raise ValueError("freeze_on_alarm is true or false")
     return given
 
 
@@ -220,14 +272,16 @@ def with_defaults(given: Mapping[str, Any], *, state_width: int, attends: bool) 
             "max_grad_norm": None,
             "kl_weight": 0.0,
             "labels": "pseudo",
-            "gate": {"spread_min": None, "spread_max": None, "rank_correlation_min": None},
+            "gate": {**NO_DRIFT, "anchors_every": None, "freeze_after": None},
+            "replay_groups": 0,
         }
         if attends and "omega" not in given:
             raise ValueError(
                 "profile paper needs its number of rounds T: give "
                 '`"omega": {"kind": "cosine", "total_steps": T, "floor": 0.6}`'
             )
-    elif profile == "guarded":
+    elif profile in ("guarded", "labelled"):
+        guarded = profile == "guarded"
         sized = isinstance(width, int | float) and 0 < width <= MAX_WIDTH
         defaults = {
             "alpha": 0.3,
@@ -236,12 +290,15 @@ def with_defaults(given: Mapping[str, Any], *, state_width: int, attends: bool) 
             "weight_decay": 0.0,
             "max_grad_norm": 1.0,
             "omega": {"kind": "constant", "value": 0.6},
-            "kl_weight": 1.0,
-            "labels": "outside_first",
-            "gate": {},
+            # What outside labels teach is a move away from the reference: nothing pulls it back,
+            # and only anchors can tell whether it was a good one.
+            "kl_weight": 1.0 if guarded else 0.0,
+            "labels": "outside_first" if guarded else "outside_only",
+            "gate": {} if guarded else NO_DRIFT,
+            "replay_groups": 64,
         }
     else:
-        raise ValueError("profile is paper or guarded")
+        raise ValueError("profile is paper, guarded or labelled")
     if not attends:
         if "omega" in given:
             raise ValueError("a run with feedback none has no attention: it takes no omega")
@@ -249,7 +306,8 @@ def with_defaults(given: Mapping[str, Any], *, state_width: int, attends: bool) 
     gate = given.get("gate")
     if isinstance(gate, Mapping):
         given = {**given, "gate": {**defaults["gate"], **gate}}
-    return {**defaults, "width": width, "seed": 0, **given, "profile": profile}
+    rest = {"audit_rate": 0.0, "judge_share": 0.5, "freeze_on_alarm": False, "seed": 0}
+    return {**defaults, "width": width, **rest, **given, "profile": profile}
 
 
 def _given(value: _T | None) -> _T:

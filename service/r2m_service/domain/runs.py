@@ -8,11 +8,23 @@ from datetime import datetime
 from typing import Any, Literal
 
 from r2m.errors import Code, Problem
+from r2m_service.domain.audit import AuditState
 from r2m_service.domain.method import MethodSettings
 
 FeedbackSource = Literal["policy", "backbone", "none"]
 Truncation = Literal["none", "left", "right"]
-ChangeKind = Literal["created", "updated", "archived", "alias", "rollback"]
+ChangeKind = Literal[
+    "created",
+    "updated",
+    "archived",
+    "alias",
+    "rollback",
+    "anchors",
+    "frozen",
+    "unfrozen",
+    "repaired",
+]
+PrunedWhy = Literal["retention", "damaged"]
 Convention = Literal["post_norm", "pre_norm"]
 
 LIVE, PREVIOUS, CANDIDATE, REFERENCE = "live", "previous", "candidate", "reference"
@@ -37,7 +49,12 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One RL training run of one policy. `key` names its blobs: never a client's string."""
+    """One RL training run of one policy.
+
+    Attributes:
+        key: names its blobs: never a client's string.
+        frozen: why aligns change nothing until somebody lifts it; None: they do.
+    """
 
     name: str
     key: str
@@ -48,6 +65,7 @@ class Run:
     created_at: datetime
     archived: bool = False
     truncation: Truncation = "none"
+    frozen: str | None = None
 
     def require_open(self, fingerprint: str) -> None:
         """Refuse everything but reading where the run cannot go on here.
@@ -67,7 +85,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A line of steps. `step` is the last one answered, `live` the head after it."""
+    """A line of steps.
+
+    Attributes:
+        step: the last one answered; `live`: the head after it.
+        rejections: candidates rejected in a row.
+    """
 
     name: str
     live: int
@@ -76,6 +99,7 @@ class Branch:
     origin_head: int | None = None
     origin_step: int | None = None
     reason: str | None = None
+    rejections: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +113,14 @@ class BlobRef:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A version: immutable, one parent. `omega` is what it scores with, after `t` updates."""
+    """A version: immutable, one parent. `omega` is what it scores with, after `t` updates.
+
+    Attributes:
+        optimizer: None where there is none: at t = 0, of a candidate that was not accepted, and
+            where it was let go.
+        pruned_at, pruned_why: set where its files are gone: by the retention rule, or because
+            they were damaged. What is known of the head stays.
+    """
 
     number: int
     parent: int | None
@@ -105,6 +136,44 @@ class Head:
     created_at: datetime
     weights: BlobRef
     optimizer: BlobRef | None = None
+    pruned_at: datetime | None = None
+    pruned_why: PrunedWhy | None = None
+
+    @property
+    def stored(self) -> bool:
+        """Whether it can score: its weights are kept."""
+        return self.pruned_at is None
+
+    @property
+    def resumable(self) -> bool:
+        """Whether align can go on from it: rollback needs that."""
+        return self.accepted and self.stored and (self.t == 0 or self.optimizer is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUse:
+    """What a run's kept heads take, by the registry's own rows."""
+
+    heads: int = 0
+    weights_bytes: int = 0
+    optimizer_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorSet:
+    """Held-out gold pairs that judge candidates.
+
+    Attributes:
+        number: of the set within its run, from 1.
+        pairs: how many.
+        looks: how often it has judged.
+        file: the pairs' texts, as JSON.
+    """
+
+    number: int
+    pairs: int
+    looks: int
+    file: BlobRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +184,8 @@ class RunState:
     current: str
     branches: Mapping[str, Branch]
     aliases: Mapping[str, int] = field(default_factory=dict[str, int])
+    anchors: AnchorSet | None = None
+    audit: AuditState = field(default_factory=AuditState)
 
     def branch(self, name: str | None) -> Branch:
         """The named branch, or the current one.
@@ -182,6 +253,11 @@ class StepCommit:
         live: the branch's live head afterwards.
         candidate: the new version, or None where the step made none.
         answer: the JSON that every retry gets.
+        rejections: of the branch, in a row, afterwards.
+        freeze: why the run freezes with this step; None: it does not.
+        reference: where the alias `reference` moves to; None: it stays.
+        look: whether the anchor set judged.
+        trained: hashes of the prompts whose outside labels were learnt from.
     """
 
     run: str
@@ -193,3 +269,8 @@ class StepCommit:
     content_hash: str
     answer: str
     at: datetime
+    rejections: int = 0
+    freeze: str | None = None
+    reference: int | None = None
+    look: bool = False
+    trained: frozenset[str] = frozenset()

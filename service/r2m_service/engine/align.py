@@ -1,8 +1,10 @@
 """One update as a chain of device turns, each at most one group's work.
 
-1. every group: RTEs, c and j under the parent's weights, c under the reference's;
+1. every group of the step and of the replay: RTEs, c and j under the parent's weights, c under the
+   reference's;
 2. once: labels, loss, gradient; then the optimizer, tensor by tensor;
-3. every group, where the gate asks for drift: c under the candidate's weights.
+3. every group, where the gate asks for drift: c under the candidate's weights;
+4. every anchor pair: its margin under candidate, reference and parent.
 """
 
 from __future__ import annotations
@@ -10,81 +12,81 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from r2m.errors import Code, Problem
-from r2m_service.application.ports import AlignGroup, AlignJob, GroupResult, Item, Update
+from r2m.errors import Problem
+from r2m_service.application.ports import (
+    AlignGroup,
+    AlignJob,
+    AnchorItems,
+    AnchorMargins,
+    GroupResult,
+    Update,
+)
+from r2m_service.engine.align_groups import AlignHeads, Group, GroupPasses
 from r2m_service.engine.embedding import Embedder
-from r2m_service.engine.pooling import pool_item
-from r2m_service.modeling.attention import Pooled
-from r2m_service.modeling.backbone import Encoded
-from r2m_service.modeling.head import Head, Parts
-from r2m_service.modeling.loss import GroupRewards, Loss, loss_of_groups, sigma
+from r2m_service.engine.measuring import Errors, Measuring
+from r2m_service.modeling.head import Head
+from r2m_service.modeling.loss import Loss, loss_of_groups, sigma
 from r2m_service.modeling.update import AdamWStep, Moments, Step, gradients
-
-
-@dataclass(slots=True)
-class _Group:
-    """What is kept of a group between turns.
-
-    Of its states nothing that is new: they stay where the request holds them, for the third pass.
-    """
-
-    items: Sequence[Item]
-    preferred: tuple[int, int] | None
-    rte_KR: Tensor
-    c_KP: Tensor | None
-    j_KP: Tensor | None
-    parts: Parts
-    reference: Parts
-    candidate: Parts | None = None
 
 
 class Aligner:
     """Computes one align. Call the turns in order, each on the device thread.
 
     Args:
-        parent: the weights to update.
-        reference: the weights that the KL pull and drift are measured against.
         moments: the optimizer's state that goes with the parent.
+        vanilla: the frozen reward model's own rewards of RTEs.
         one_by_one: deterministic mode: no product over more than one sample's query.
+        trace: tell what the rewards were made of, for the journal.
     """
 
     def __init__(
         self,
         job: AlignJob,
         *,
-        parent: Head,
-        reference: Head,
+        heads: AlignHeads,
         moments: Moments,
         embedder: Embedder,
+        vanilla: Callable[[Tensor], Tensor],
         device: torch.device,
         one_by_one: bool,
+        trace: bool = False,
     ) -> None:
         self._job = job
-        self._parent = parent
-        self._reference = reference
+        self._parent = heads.parent
         self._moments = moments
-        self._embedder = embedder
+        self._passes = GroupPasses(
+            heads,
+            Measuring(embedder, states=heads.parent.attends, one_by_one=one_by_one),
+            omega=job.parent.key.omega,
+            candidate_omega=job.candidate_omega,
+            vanilla=vanilla,
+            trace=trace,
+        )
         self._device = device
-        self._one_by_one = one_by_one
         self._omega = job.parent.key.omega
         self._results: list[GroupResult] = []
-        self._used: list[_Group] = []
+        self._used: list[Group] = []
         self._loss: Loss | None = None
         self._optimizer: AdamWStep | None = None
         self._step: Step | None = None
         self._candidate: Head | None = None
+        self._anchors: list[AnchorMargins | Problem] = []
         self._overflowed = False
         self._device_seconds = 0.0
 
     def turns(self) -> Iterator[Callable[[], bool]]:
-        """The turns; each tells whether it finished a group's first pass."""
+        """The turns; each tells whether it finished the first pass of a group of the step."""
         for turn in self._turns():
             yield lambda turn=turn: self._timed(turn)
+
+    @property
+    def results(self) -> Sequence[GroupResult]:
+        """What became of the groups that had their first pass."""
+        return self._results
 
     def _timed(self, turn: Callable[[], bool]) -> bool:
         started = time.perf_counter()
@@ -96,106 +98,46 @@ class Aligner:
     def _turns(self) -> Iterator[Callable[[], bool]]:
         for group in self._job.groups:
             yield lambda group=group: self._measure(group)
+        for place, pair in enumerate(self._job.replay):
+            yield lambda pair=pair, place=place: self._measure_again(pair, place)
         yield self._differentiate
         if self._optimizer is not None:
             for name in self._optimizer.names:
                 yield lambda name=name: self._move(name)
             yield self._make_candidate
-        if self._candidate is not None and self._job.method.gate.checks_drift:
+        if self._candidate is None:
+            return
+        if self._job.method.gate.checks_drift:
             for used in self._used:
-                yield lambda used=used: self._measure_candidate(used)
+                if not used.replayed:
+                    yield lambda used=used: self._measure_candidate(used)
+        for pair in self._job.anchors:
+            yield lambda pair=pair: self._judge(pair)
 
     @torch.no_grad()
     def _measure(self, group: AlignGroup) -> bool:
-        skipped, errors = None, dict[int, Problem]()
+        skipped, errors = None, Errors()
         if len(group.items) < 2:
             skipped = "too_few"
+        elif group.preferred is None and self._job.method.labels == "outside_only":
+            skipped = "unlabelled"
         else:
-            made = self._group(group, errors)
+            made = self._passes.measure(group, errors, len(self._results), replayed=False)
             if made is None:
                 skipped = "error"
-            elif not self._rewards(made).has_label:
+            elif not self._passes.rewards(made).has_label:
                 skipped = "equal"
             else:
                 self._used.append(made)
         self._results.append(GroupResult(skipped, errors))
         return True
 
-    def _group(self, group: AlignGroup, errors: dict[int, Problem]) -> _Group | None:
-        encoded = self._encoded(group.items)
-        rte_KR = torch.stack([one.rte_R for one in encoded])
-        c_KP = j_KP = None
-        if self._parent.attends:
-            assert self._parent.v_P is not None
-            z_P = (1.0 - self._omega) * self._parent.v_P
-            pooled = self._pool(self._parent, group.items, encoded, rte_KR, z_P, errors)
-            if errors:
-                return None
-            c_KP = torch.stack([one.c_P for one in pooled])
-            j_KP = torch.stack([one.j_P for one in pooled if one.j_P is not None])
-        parts = self._parent.parts(rte_KR, c_KP)
-        reference: Parts | None = parts
-        if self._reference is not self._parent:
-            reference = self._parts(self._reference, group.items, encoded, rte_KR, errors)
-        for place, reward in enumerate(parts.rewards(self._omega).tolist()):
-            if not math.isfinite(reward):
-                errors[place] = Problem(
-                    Code.REWARD_NOT_FINITE, f"the reward of this sample is {reward}"
-                )
-        if errors or reference is None:
-            return None
-        return _Group(group.items, group.preferred, rte_KR, c_KP, j_KP, parts, reference)
-
-    def _parts(
-        self,
-        head: Head,
-        items: Sequence[Item],
-        encoded: Sequence[Encoded],
-        rte_KR: Tensor,
-        errors: dict[int, Problem],
-    ) -> Parts | None:
-        """Rewards of a group by weights that are only asked, not trained."""
-        if head.blind:
-            return head.parts(rte_KR, None)
-        pooled = self._pool(head, items, encoded, rte_KR, None, errors)
-        return None if errors else head.parts(rte_KR, torch.stack([one.c_P for one in pooled]))
-
-    def _pool(
-        self,
-        head: Head,
-        items: Sequence[Item],
-        encoded: Sequence[Encoded],
-        rte_KR: Tensor,
-        z_P: Tensor | None,
-        errors: dict[int, Problem],
-    ) -> list[Pooled]:
-        queries_KP = self._queries(head, rte_KR)
-        found: list[Pooled] = []
-        for place, item in enumerate(items):
-            try:
-                found.append(pool_item(item, encoded[place], queries_KP[place], z_P))
-            except Problem as problem:
-                errors[place] = problem
-        return found
-
-    def _encoded(self, items: Sequence[Item]) -> list[Encoded]:
-        states = self._parent.attends and any(item.feedback is None for item in items)
-        return self._embedder.embed(
-            [item.token_ids for item in items], states=[states] * len(items)
-        )
-
-    def _queries(self, head: Head, rte_KR: Tensor) -> Tensor:
-        if self._one_by_one:
-            return torch.cat([head.queries(rte_R[None]) for rte_R in rte_KR])
-        return head.queries(rte_KR)
-
-    def _rewards(self, group: _Group) -> GroupRewards:
-        """The group as the loss takes it: parent and reference at the ω in training."""
-        return GroupRewards(
-            r_K=group.parts.rewards(self._omega),
-            reference_K=group.reference.rewards(self._omega),
-            preferred=group.preferred,
-        )
+    @torch.no_grad()
+    def _measure_again(self, pair: AlignGroup, place: int) -> bool:
+        made = self._passes.measure(pair, Errors(), place, replayed=True)
+        if made is not None:  # what cannot be scored any more is not learnt from
+            self._used.append(made)
+        return False
 
     @torch.no_grad()
     def _differentiate(self) -> bool:
@@ -204,7 +146,7 @@ class Aligner:
         method = self._job.method
         with torch.enable_grad():
             self._loss = loss_of_groups(
-                [self._rewards(group) for group in self._used],
+                [self._passes.rewards(group) for group in self._used],
                 alpha=method.alpha,
                 kl_weight=method.kl_weight,
             )
@@ -239,47 +181,46 @@ class Aligner:
         self._step = self._optimizer.finish()
         metadata = {**self._parent.metadata, "omega": job.candidate_omega, "t": job.t + 1}
         self._candidate = Head(self._step.tensors, metadata)
-        if not job.method.gate.checks_drift:
+        for group in self._used:
+            if job.method.gate.checks_drift and not group.replayed:
+                continue  # the third pass looks at it
             # Nobody reads the states again: whether its rewards are numbers shows on the parent's.
-            for group in self._used:
-                rewards = self._candidate.parts(group.rte_KR, group.c_KP).rewards(
-                    job.candidate_omega
-                )
-                self._overflowed |= not bool(torch.isfinite(rewards).all())
+            rewards = self._candidate.parts(group.rte_KR, group.c_KP).rewards(job.candidate_omega)
+            self._overflowed |= not bool(torch.isfinite(rewards).all())
         return False
 
     @torch.no_grad()
-    def _measure_candidate(self, group: _Group) -> bool:
+    def _measure_candidate(self, group: Group) -> bool:
         assert self._candidate is not None
-        encoded = self._encoded(group.items)
-        errors = dict[int, Problem]()
-        group.candidate = self._parts(self._candidate, group.items, encoded, group.rte_KR, errors)
-        self._overflowed |= bool(errors)
+        self._overflowed |= not self._passes.measure_candidate(self._candidate, group)
+        return False
+
+    @torch.no_grad()
+    def _judge(self, pair: AnchorItems) -> bool:
+        assert self._candidate is not None
+        self._anchors.append(self._passes.judge(self._candidate, pair))
         return False
 
     def result(self) -> Update:
         """What the turns came to."""
-        labelled = sum(group.preferred is not None for group in self._used)
+        own = [group for group in self._used if not group.replayed]
+        labelled = sum(group.preferred is not None for group in own)
         loss, step = self._loss, self._step
-        sigmas = [float(sigma(self._rewards(group).r_K.double())) for group in self._used]
-        omega = self._job.candidate_omega
-        measured = [
-            (group.candidate.rewards(omega).tolist(), group.reference.rewards(omega).tolist())
-            for group in self._used
-            if group.candidate is not None
-        ]
+        sigmas = [float(sigma(self._passes.rewards(group).r_K.double())) for group in self._used]
+        measured = [self._passes.measured(group) for group in own]
         finite = (
             not self._overflowed
             and step is not None
             and step.finite
             and loss is not None
             and math.isfinite(loss.total)
-            and all(math.isfinite(r) for pair in measured for rewards in pair for r in rewards)
+            and all(math.isfinite(r) for one in measured for r in (*one.candidate, *one.reference))
         )
         return Update(
             groups=self._results,
             labelled=labelled,
-            pseudo=len(self._used) - labelled,
+            pseudo=len(own) - labelled,
+            replayed=len(self._used) - len(own),
             gre_groups=loss.gre_groups if loss else 0,
             bt=loss.bt if loss else None,
             gre=loss.gre if loss else None,
@@ -290,8 +231,9 @@ class Aligner:
             finite=finite,
             weights=self._candidate.to_bytes() if self._candidate else None,
             optimizer=step.moments.to_bytes() if step else None,
-            candidate_rewards=[candidate for candidate, _ in measured],
-            reference_rewards=[reference for _, reference in measured],
+            measured=measured,
+            again=[self._passes.measured(group) for group in self._used if group.replayed],
+            anchors=self._anchors,
             device_seconds=self._device_seconds,
         )
 

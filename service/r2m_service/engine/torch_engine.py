@@ -18,18 +18,22 @@ from r2m_service.application.ports import (
     BackboneInfo,
     Conversation,
     Encoded,
+    GroupResult,
     HeadKey,
     HeadSource,
     Item,
     Scored,
     Text,
+    Trace,
     Update,
 )
 from r2m_service.domain.method import MethodSettings
 from r2m_service.domain.runs import FeedbackSource, Truncation
 from r2m_service.engine.align import Aligner
+from r2m_service.engine.align_groups import AlignHeads
 from r2m_service.engine.cache import BytesCache
 from r2m_service.engine.embedding import Embedder
+from r2m_service.engine.measuring import trace_of
 from r2m_service.engine.pooling import pool_item
 from r2m_service.engine.worker import DeviceWorker
 from r2m_service.modeling.backbone import Backbone
@@ -77,6 +81,7 @@ class TorchEngine:
     Args:
         deterministic: every text alone and unpadded, every product of one sample, so that a
             reward is the same bit for bit in whatever batch it came.
+        trace: tell with every reward what it was made of, for the journal.
     """
 
     def __init__(
@@ -85,7 +90,9 @@ class TorchEngine:
         *,
         limits: EngineLimits | None = None,
         deterministic: bool = False,
+        trace: bool = False,
     ) -> None:
+        self._trace = trace
         limits = limits or EngineLimits()
         self._backbone = backbone
         self._deterministic = deterministic
@@ -185,23 +192,22 @@ class TorchEngine:
         ]
         return await self._worker.submit(work)
 
-    async def align(self, job: AlignJob, progress: Callable[[int], None]) -> Update:
+    async def align(self, job: AlignJob, progress: Callable[[GroupResult], None]) -> Update:
         """One update; the device is given up between groups."""
         parent = await self.load(job.parent)
         aligner = Aligner(
             job,
-            parent=parent,
-            reference=await self.load(job.reference),
+            heads=AlignHeads(parent, await self.load(job.reference), await self.load(job.origin)),
             moments=await asyncio.to_thread(self._moments, parent, job.optimizer),
             embedder=self._embedder,
+            vanilla=self._backbone.vanilla,
             device=self._backbone.device,
             one_by_one=self._deterministic,
+            trace=self._trace,
         )
-        done = 0
         for turn in aligner.turns():
             if await self._worker.turn(turn):
-                done += 1
-                progress(done)
+                progress(aligner.results[-1])
         # Turning 134 MB of weights into a file takes a while: not on the event loop.
         return await asyncio.to_thread(aligner.result)
 
@@ -280,7 +286,7 @@ class TorchEngine:
             vanilla_N = self._backbone.vanilla(rte_NR)
             queries_NP = head.queries(rte_NR) if head is not None and head.attends else None
             for row, place in enumerate(places):
-                work, rte_R = batch[place], rte_NR[row]
+                work, rte_R, made_of = batch[place], rte_NR[row], None
                 reward = vanilla_N[row]
                 try:
                     if head is not None:
@@ -289,7 +295,10 @@ class TorchEngine:
                             pooled = pool_item(work.item, encoded[place], queries_NP[row])
                             c_NP = pooled.c_P[None]
                         reward = head.parts(rte_R[None], c_NP).rewards(work.omega)[0]
-                    found[place] = _scored(float(reward), float(vanilla_N[row]))
+                        if self._trace:
+                            u_P = None if queries_NP is None else queries_NP[row]
+                            made_of = trace_of(rte_R, u_P, None if c_NP is None else c_NP[0])
+                    found[place] = _scored(float(reward), float(vanilla_N[row]), made_of)
                 except Problem as problem:
                     found[place] = problem
         return found
@@ -309,8 +318,8 @@ def _device_is_lost(error: Exception) -> bool:
     return lost is not None and isinstance(error, lost)
 
 
-def _scored(reward: float, vanilla: float) -> Scored | Problem:
+def _scored(reward: float, vanilla: float, trace: Trace | None) -> Scored | Problem:
     for name, value in (("reward", reward), ("vanilla reward", vanilla)):
         if value - value != 0.0:  # NaN and infinities are the numbers whose difference is not 0
             return Problem(Code.REWARD_NOT_FINITE, f"the {name} of this sample is {value}")
-    return Scored(reward, vanilla)
+    return Scored(reward, vanilla, trace=trace)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -24,6 +25,8 @@ class _Files(Protocol):
     def write(self, key: str, data: bytes) -> None: ...
     def read(self, key: str, limit: int) -> bytes: ...
     def remove(self, key: str) -> None: ...
+    def sizes(self) -> dict[str, int]: ...
+    def modified(self, key: str) -> datetime | None: ...
 
 
 class BlobStore:
@@ -89,10 +92,45 @@ class BlobStore:
             ValueError: for a bad key.
         """
         _check(key)
+        self._remove(key)
+
+    def sizes(self) -> dict[str, int]:
+        """The bytes of everything that lies below the root, by name, temporary files too.
+
+        Others may write and remove meanwhile. Not all of it need be ours.
+
+        Raises:
+            Problem: storage_failed.
+        """
         try:
-            self._files.remove(key)
+            return self._files.sizes()
         except OSError as error:
-            raise _failed(f"{key} could not be removed", error) from error
+            raise _failed("names could not be listed", error) from error
+
+    def modified(self, name: str) -> datetime | None:
+        """When something that `sizes` named was written; None where that is not known.
+
+        Raises:
+            Problem: storage_failed.
+        """
+        try:
+            return self._files.modified(name)
+        except OSError as error:
+            raise _failed(f"{name} could not be looked at", error) from error
+
+    def remove_found(self, name: str) -> None:
+        """Remove something that `sizes` named, also a temporary file.
+
+        Raises:
+            Problem: storage_failed.
+        """
+        self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        try:
+            self._files.remove(name)
+        except OSError as error:
+            raise _failed(f"{name} could not be removed", error) from error
 
 
 class _Remote:
@@ -117,10 +155,33 @@ class _Remote:
         except FileNotFoundError:
             return
 
-    def _call(self, method: str, key: str, *arguments: object) -> Any:
+    def sizes(self) -> dict[str, int]:
+        self._filesystem.invalidate_cache()
+        start = f"{self._root}/"
         try:
-            return getattr(self._filesystem, method)(f"{self._root}/{key}", *arguments)
-        except OSError:
+            found = self._call("find", "", detail=True)
+        except FileNotFoundError:
+            return {}  # nothing was written yet
+        return {
+            path.removeprefix(start): int(entry.get("size") or 0)
+            for path, entry in found.items()
+            if path.startswith(start)
+        }
+
+    def modified(self, key: str) -> datetime | None:
+        try:
+            moment = self._call("modified", key)
+        except (FileNotFoundError, NotImplementedError):
+            return None
+        if not isinstance(moment, datetime):
+            return None
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+    def _call(self, method: str, key: str, *arguments: object, **options: object) -> Any:
+        path = f"{self._root}/{key}" if key else self._root
+        try:
+            return getattr(self._filesystem, method)(path, *arguments, **options)
+        except (OSError, NotImplementedError):
             raise
         except Exception as error:
             raise OSError(f"the object store failed ({type(error).__name__})") from error

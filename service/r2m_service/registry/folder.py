@@ -7,6 +7,7 @@ import errno
 import os
 import secrets
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 _PART = ".part"
@@ -59,6 +60,23 @@ class Folder:
         """Remove a file; one that is not there is fine."""
         (self._root / key).unlink(missing_ok=True)
 
+    def sizes(self) -> dict[str, int]:
+        """The bytes of all files by their names below the root, temporary ones too."""
+        found: dict[str, int] = {}
+        for above, _, names in os.walk(self._root, onerror=_raise):
+            for name in names:
+                path = Path(above, name)
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    found[path.relative_to(self._root).as_posix()] = path.lstat().st_size
+        return found
+
+    def modified(self, key: str) -> datetime | None:
+        """When a file was written; None where it is not there any more."""
+        try:
+            return datetime.fromtimestamp((self._root / key).lstat().st_mtime, UTC)
+        except FileNotFoundError:
+            return None
+
     def _make_durable(self, folder: Path) -> None:
         """Make a folder below the root and put its name on disk, once in this process.
 
@@ -74,6 +92,11 @@ class Folder:
                 above = above.parent
                 _sync_folder(above)
             self._durable.add(folder)
+
+
+def _raise(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # a folder that was removed meanwhile
+        raise error
 
 
 def make_folders(folder: Path) -> None:

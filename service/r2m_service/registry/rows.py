@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def settings_to_json(settings: DataclassInstance) -> str:
     """A dataclass of numbers, strings and further dataclasses, as JSON."""
-    text = _to_json(asdict(settings))
+    text = to_json(asdict(settings))
     # A field of a type that JSON does not give back (a tuple, a union of dataclasses) would be
     # noticed when the run is read, too late.
     assert settings_from_json(type(settings), text) == settings
@@ -40,7 +40,7 @@ def settings_from_json(kind: type[_T], text: str) -> _T:
     try:
         return _read(kind, json.loads(text))
     except (TypeError, ValueError) as error:
-        raise _unreadable(kind.__name__) from error
+        raise unreadable(kind.__name__) from error
 
 
 def _read(kind: type[_T], stored: object) -> _T:
@@ -59,13 +59,15 @@ def _read(kind: type[_T], stored: object) -> _T:
     )
 
 
-def _unreadable(what: str) -> Problem:
+def unreadable(what: str) -> Problem:
+    """The error of a row that this version cannot read."""
     return Problem(
         Code.STORAGE_FAILED, f"the stored {what} cannot be read by this version of the server"
     )
 
 
-def _to_json(value: object) -> str:
+def to_json(value: object) -> str:
+    """Compact JSON."""
     # NaN is not JSON: a metric that is not a number is stored as null, or not at all.
     return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
@@ -83,6 +85,7 @@ def run_row(run: Run, *, current_branch: str) -> dict[str, Any]:
         "archived": run.archived,
         "created_at": run.created_at,
         "truncation": run.truncation,
+        "frozen": run.frozen,
     }
 
 
@@ -98,6 +101,7 @@ def run_of(row: RowMapping) -> Run:
         created_at=row["created_at"],
         archived=row["archived"],
         truncation=row["truncation"],
+        frozen=row["frozen"],
     )
 
 
@@ -108,7 +112,7 @@ def change_row(run: str, number: int, change: Change) -> dict[str, Any]:
         "number": number,
         "at": change.at,
         "what": change.what,
-        "detail": _to_json(dict(change.detail)),
+        "detail": to_json(dict(change.detail)),
         "reason": change.reason,
     }
 
@@ -118,7 +122,7 @@ def change_of(row: RowMapping) -> Change:
     try:
         detail = json.loads(row["detail"])
     except ValueError as error:
-        raise _unreadable("audit trail") from error
+        raise unreadable("audit trail") from error
     return Change(at=row["at"], what=row["what"], detail=detail, reason=row["reason"])
 
 
@@ -142,29 +146,30 @@ def head_row(run: str, head: Head) -> dict[str, Any]:
     return {
         "run": run,
         **{name: getattr(head, name) for name in _HEAD_COLUMNS},
-        "metrics": _to_json(dict(head.metrics)),
-        **_blob_columns("weights", head.weights),
-        **_blob_columns("optimizer", head.optimizer),
+        "metrics": to_json(dict(head.metrics)),
+        **blob_columns("weights", head.weights),
+        **blob_columns("optimizer", head.optimizer),
     }
 
 
 def head_of(row: RowMapping) -> Head:
     """The head of a row."""
-    weights = _blob_of("weights", row)
+    weights = blob_of("weights", row)
     assert weights is not None  # the column takes no null
     try:
         metrics = json.loads(row["metrics"])
     except ValueError as error:
-        raise _unreadable(f"metrics of head {row['number']}") from error
+        raise unreadable(f"metrics of head {row['number']}") from error
     return Head(
         **{name: row[name] for name in _HEAD_COLUMNS},
         metrics=metrics,
         weights=weights,
-        optimizer=_blob_of("optimizer", row),
+        optimizer=blob_of("optimizer", row),
     )
 
 
-def _blob_columns(name: str, blob: BlobRef | None) -> dict[str, Any]:
+def blob_columns(name: str, blob: BlobRef | None) -> dict[str, Any]:
+    """The three columns of a stored file."""
     return {
         f"{name}_key": blob.key if blob else None,
         f"{name}_sha256": blob.sha256 if blob else None,
@@ -172,7 +177,8 @@ def _blob_columns(name: str, blob: BlobRef | None) -> dict[str, Any]:
     }
 
 
-def _blob_of(name: str, row: RowMapping) -> BlobRef | None:
+def blob_of(name: str, row: RowMapping) -> BlobRef | None:
+    """The stored file of three columns, or None."""
     key = row[f"{name}_key"]
     if key is None:
         return None

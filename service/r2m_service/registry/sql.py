@@ -2,139 +2,48 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, insert, select, update
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy import insert, update
 
 from r2m.errors import Code, Problem
-from r2m_service.domain.runs import (
-    CANDIDATE,
-    FIRST_BRANCH,
-    LIVE,
-    REFERENCE,
-    AnsweredStep,
-    Branch,
-)
-from r2m_service.registry.engine import for_reading, is_duplicate, open_engine, storage_problem
-from r2m_service.registry.migrate import migrate
-from r2m_service.registry.rows import (
-    branch_row,
-    change_of,
-    head_of,
-    head_row,
-    run_row,
-    settings_to_json,
-)
+from r2m_service.domain.runs import CANDIDATE, FIRST_BRANCH, LIVE, REFERENCE, Branch
+from r2m_service.registry.labels import SqlLabels
+from r2m_service.registry.pruning import apply_repair, prune_run
+from r2m_service.registry.reading import SqlReader
+from r2m_service.registry.rows import branch_row, head_row, run_row, settings_to_json
 from r2m_service.registry.statements import (
+    add_branch,
+    audit_of,
+    count_look,
     lock_open_run,
     move_live,
     point,
     pointed,
     record,
+    remember_trained,
     require_head,
-    states,
+    set_frozen,
+    store_audit,
 )
-from r2m_service.registry.tables import branches, changes, heads, runs, steps
+from r2m_service.registry.tables import branches, heads, runs, steps
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-    from pathlib import Path
-
-    from sqlalchemy import Connection
+    from datetime import datetime
 
     from r2m_service.domain.method import MethodSettings
-    from r2m_service.domain.runs import Change, Head, Run, RunState, StepCommit
+    from r2m_service.domain.repair import Repair
+    from r2m_service.domain.retention import Keep, Pruned
+    from r2m_service.domain.runs import Change, Head, Run, StepCommit
 
 
-class SqlRegistry:
-    """The application's `Registry`. Safe from many threads, and from many replicas.
+class SqlRegistry(SqlLabels, SqlReader):
+    """The application's `Registry` and `LabelStore`. Safe from many threads and many replicas.
 
     Every method is one transaction, and raises Problem(storage_failed) where the database fails.
     Writers of a run take its row first and so come one after the other: what they read stays true
     until they commit. The compare-and-swap and the unique keys do not rest on that.
-
-    Args:
-        url: `postgresql://…`, `sqlite:///file`, or the Path of an SQLite file. Tables are made,
-            or changed to this version's.
-        lock_timeout: seconds to wait for another writer before storage_failed.
-
-    Raises:
-        Problem: storage_failed, where the database cannot be opened, or a newer version made it.
     """
-
-    def __init__(self, url: str | Path, *, lock_timeout: float = 10.0) -> None:
-        self._engine = open_engine(url, lock_timeout=lock_timeout)
-        self._reader = for_reading(self._engine)
-        try:
-            migrate(self._engine)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._engine.dispose()
-
-    # ------------------------------------------------------------------ reading
-
-    def run_state(self, name: str) -> RunState | None:
-        """The run with its branches and aliases, read in one transaction; None if unknown."""
-        with self._reading() as connection:
-            found = states(connection, name)
-        return found[0] if found else None
-
-    def run_states(self) -> list[RunState]:
-        """All runs, oldest first."""
-        with self._reading() as connection:
-            return states(connection, None)
-
-    def head(self, run: str, number: int) -> Head | None:
-        """One version, or None."""
-        query = select(heads).where(heads.c.run == run, heads.c.number == number)
-        with self._reading() as connection:
-            row = connection.execute(query).mappings().one_or_none()
-            return None if row is None else head_of(row)
-
-    def heads(self, run: str) -> list[Head]:
-        """All versions of a run, by number; none of a run that does not exist."""
-        query = select(heads).where(heads.c.run == run).order_by(heads.c.number)
-        with self._reading() as connection:
-            return [head_of(row) for row in connection.execute(query).mappings()]
-
-    def next_head_number(self, run: str) -> int:
-        """One more than the greatest number given."""
-        query = select(func.max(heads.c.number)).where(heads.c.run == run)
-        with self._reading() as connection:
-            greatest = connection.execute(query).scalar_one()
-        return 0 if greatest is None else greatest + 1
-
-    def answered_step(self, run: str, branch: str, step: int) -> AnsweredStep | None:
-        """The stored answer of a step, or None."""
-        query = select(steps.c.content_hash, steps.c.answer).where(
-            steps.c.run == run, steps.c.branch == branch, steps.c.step == step
-        )
-        with self._reading() as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else AnsweredStep(row.content_hash, row.answer)
-
-    def head_after_step(self, run: str, branch: str, step: int) -> int | None:
-        """The head that was live after a step of a branch was answered, or None."""
-        query = select(steps.c.live_after).where(
-            steps.c.run == run, steps.c.branch == branch, steps.c.step == step
-        )
-        with self._reading() as connection:
-            return connection.execute(query).scalar_one_or_none()
-
-    def changes(self, run: str) -> list[Change]:
-        """A run's audit trail, oldest first."""
-        query = select(changes).where(changes.c.run == run).order_by(changes.c.number)
-        with self._reading() as connection:
-            return [change_of(row) for row in connection.execute(query).mappings()]
-
-    # ------------------------------------------------------------------ writing
 
     def create_run(self, run: Run, first: Head, change: Change) -> None:
         """Store a run with branch `main` at step 0, its first head, and live and reference.
@@ -165,6 +74,23 @@ class SqlRegistry:
             )
             record(connection, name, change)
 
+    def set_frozen(self, name: str, reason: str | None, change: Change) -> None:
+        """Freeze a run, or lift it: then the count of rejections and the alarm start anew.
+
+        Raises:
+            Problem: unknown_run, run_archived.
+        """
+        with self._writing() as connection:
+            lock_open_run(connection, name)
+            set_frozen(connection, name, reason)
+            if reason is None:
+                connection.execute(
+                    update(branches).where(branches.c.run == name).values(rejections=0)
+                )
+                audit = audit_of(connection, name).reset()
+                store_audit(connection, name, audit)
+            record(connection, name, change)
+
     def archive_run(self, name: str, change: Change) -> None:
         """Mark a run read-only.
 
@@ -183,7 +109,7 @@ class SqlRegistry:
 
         Raises:
             Problem: alias_moved, where `expect` is given and the alias points elsewhere or
-                nowhere; unknown_run, run_archived, unknown_head.
+                nowhere; unknown_run, run_archived, unknown_head, head_pruned.
         """
         with self._writing() as connection:
             lock_open_run(connection, run)
@@ -225,10 +151,15 @@ class SqlRegistry:
                 update(branches)
                 .where(branches.c.run == commit.run, branches.c.name == commit.branch)
                 .where(branches.c.step == commit.step - 1, branches.c.live == commit.parent)
-                .values(step=commit.step, live=commit.live)
+                .values(step=commit.step, live=commit.live, rejections=commit.rejections)
             )
             if swapped.rowcount != 1:
                 raise conflict
+            if commit.freeze is not None:
+                set_frozen(connection, commit.run, commit.freeze)
+            if commit.look:
+                count_look(connection, commit.run)
+            remember_trained(connection, commit.run, commit.trained)
             connection.execute(
                 insert(steps).values(
                     run=commit.run,
@@ -244,13 +175,15 @@ class SqlRegistry:
                 move_live(connection, commit.run, commit.live)
                 if candidate is not None:
                     point(connection, commit.run, CANDIDATE, candidate.number)
+            if commit.reference is not None:
+                point(connection, commit.run, REFERENCE, commit.reference)
 
     def open_branch(self, run: str, branch: Branch, change: Change) -> None:
         """Add a branch, make it the run's current one, and move `live` and `previous`.
 
         Raises:
             Problem: align_conflict, where a branch of that name exists; unknown_run,
-                run_archived, unknown_head.
+                run_archived, unknown_head, head_pruned.
         """
         conflict = Problem(
             Code.ALIGN_CONFLICT,
@@ -258,31 +191,22 @@ class SqlRegistry:
         )
         with self._writing(conflict=conflict) as connection:
             lock_open_run(connection, run)
-            require_head(connection, run, branch.live)
-            connection.execute(insert(branches).values(branch_row(run, branch)))
-            connection.execute(
-                update(runs).where(runs.c.name == run).values(current_branch=branch.name)
-            )
-            move_live(connection, run, branch.live)
+            require_head(connection, run, branch.live, resumable=True)
+            add_branch(connection, run, branch)
             record(connection, run, change)
 
-    # ------------------------------------------------------------------ transactions
+    def prune(self, run: str, keep: Keep, at: datetime) -> Pruned:
+        """Let go of what the retention rule no longer asks for; its files may be removed then.
 
-    @contextmanager
-    def _reading(self) -> Generator[Connection]:
-        try:
-            with self._reader.begin() as connection:
-                yield connection
-        except (DBAPIError, PoolTimeoutError) as error:
-            raise storage_problem(error) from error
+        Writers of the run wait meanwhile, so nothing that any of them has committed to is let go.
 
-    @contextmanager
-    def _writing(self, *, conflict: Problem | None = None) -> Generator[Connection]:
-        """One transaction; what a unique key refuses is `conflict`."""
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except (DBAPIError, PoolTimeoutError) as error:
-            if conflict is not None and is_duplicate(error):
-                raise conflict from error
-            raise storage_problem(error) from error
+        Raises:
+            Problem: unknown_run.
+        """
+        with self._writing() as connection:
+            return prune_run(connection, run, keep, at)
+
+    def repair(self, repair: Repair, change: Change) -> None:
+        """Mark the heads whose files are lost, and let the run go on without them."""
+        with self._writing() as connection:
+            apply_repair(connection, repair, change)

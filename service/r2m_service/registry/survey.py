@@ -78,7 +78,7 @@ def survey(url: str | Path) -> Survey:
         Problem: storage_failed, where it cannot be opened, written or read, or is damaged.
     """
     file = sqlite_file(url)
-    engine = open_engine(url, lock_timeout=_LOCK_SECONDS) if file is None else _existing(file)
+    engine = open_existing(url)
     try:
         if file is not None:
             _check_file(engine)
@@ -113,6 +113,16 @@ def _look(connection: Connection) -> Survey:
         largest=largest or 0,
         latest=latest,
     )
+
+
+def open_existing(url: str | Path) -> Engine:
+    """An engine for looking at a database that exists, and leaving it as it is.
+
+    Raises:
+        Problem: storage_failed, where the URL is none of ours.
+    """
+    file = sqlite_file(url)
+    return open_engine(url, lock_timeout=_LOCK_SECONDS) if file is None else _existing(file)
 
 
 def _existing(file: Path) -> Engine:

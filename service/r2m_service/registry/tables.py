@@ -77,11 +77,15 @@ runs = Table(
     Column("archived", Boolean, nullable=False),
     Column("created_at", Utc, nullable=False),
     Column("truncation", Text, nullable=False, server_default="none"),
+    Column("frozen", Text),
+    Column("audit", Text, nullable=False, server_default="{}"),
     PrimaryKeyConstraint("name"),
     UniqueConstraint("key"),
 )
 
-# `branch` is no foreign key: a branch points at its live head, and the head comes first.
+# `branch` is no foreign key: a branch points at its live head, and the head comes first. A head's
+# row is never removed: `pruned_at` says when its files were let go, and the optimizer's columns
+# are null once that file was.
 heads = Table(
     "heads",
     metadata,
@@ -104,6 +108,8 @@ heads = Table(
     Column("optimizer_key", Text),
     Column("optimizer_sha256", Text),
     Column("optimizer_size", BigInteger),
+    Column("pruned_at", Utc),
+    Column("pruned_why", Text),
     PrimaryKeyConstraint("run", "number"),
     ForeignKeyConstraint(["run"], ["runs.name"]),
     ForeignKeyConstraint(["run", "parent"], ["heads.run", "heads.number"]),
@@ -121,6 +127,7 @@ branches = Table(
     Column("origin_head", BigInteger),
     Column("origin_step", BigInteger),
     Column("reason", Text),
+    Column("rejections", BigInteger, nullable=False, server_default="0"),
     PrimaryKeyConstraint("run", "name"),
     ForeignKeyConstraint(["run"], ["runs.name"]),
     ForeignKeyConstraint(["run", "live"], ["heads.run", "heads.number"]),
@@ -164,5 +171,74 @@ changes = Table(
     Column("detail", Text, nullable=False),
     Column("reason", Text),
     PrimaryKeyConstraint("run", "number"),
+    ForeignKeyConstraint(["run"], ["runs.name"]),
+)
+
+# Sets of held-out pairs, numbered from 1 within a run; the newest judges.
+anchor_sets = Table(
+    "anchor_sets",
+    metadata,
+    Column("run", Text, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("pairs", BigInteger, nullable=False),
+    Column("looks", BigInteger, nullable=False),
+    Column("file_key", Text, nullable=False),
+    Column("file_sha256", Text, nullable=False),
+    Column("file_size", BigInteger, nullable=False),
+    Column("created_at", Utc, nullable=False),
+    PrimaryKeyConstraint("run", "number"),
+    ForeignKeyConstraint(["run"], ["runs.name"]),
+)
+
+# Scored samples that wait for an outside label, and those that have one. Bounded: old ones go.
+samples = Table(
+    "samples",
+    metadata,
+    Column("run", Text, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("group", Text, nullable=False),
+    Column("use", Text, nullable=False),
+    Column("prompt", Text, nullable=False),
+    Column("content", Text, nullable=False),
+    Column("head", BigInteger, nullable=False),
+    Column("branch", Text, nullable=False),
+    Column("reward", Double, nullable=False),
+    Column("vanilla_reward", Double, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("at", Utc, nullable=False),
+    Column("feedback", Text),
+    Column("file_key", Text),
+    Column("file_sha256", Text),
+    Column("file_size", BigInteger),
+    PrimaryKeyConstraint("run", "number"),
+    UniqueConstraint("run", "id"),
+    ForeignKeyConstraint(["run"], ["runs.name"]),
+)
+
+# What was said of them, for good: no foreign key, since a label outlives its sample. `loser` is
+# the worse sample of a preference, and empty for a grade.
+labels = Table(
+    "labels",
+    metadata,
+    Column("run", Text, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("sample", Text, nullable=False),
+    Column("loser", Text, nullable=False),
+    Column("grade", Double),
+    Column("source", Text),
+    Column("at", Utc, nullable=False),
+    PrimaryKeyConstraint("run", "number"),
+    UniqueConstraint("run", "sample", "loser"),
+    ForeignKeyConstraint(["run"], ["runs.name"]),
+)
+
+# Prompts whose labels were learnt from: they never judge.
+trained = Table(
+    "trained",
+    metadata,
+    Column("run", Text, nullable=False),
+    Column("prompt", Text, nullable=False),
+    PrimaryKeyConstraint("run", "prompt"),
     ForeignKeyConstraint(["run"], ["runs.name"]),
 )

@@ -10,12 +10,18 @@ from r2m_service.application.contract import (
     AliasRequest,
     AlignAnswer,
     AlignRequest,
+    AnchorsOut,
+    AnchorsRequest,
     ChangeList,
     CreateRunRequest,
     EvaluateAnswer,
     EvaluateRequest,
     HeadList,
     HeadOut,
+    KeptSampleList,
+    LabelsAnswer,
+    LabelsRequest,
+    Progress,
     RollbackRequest,
     RunList,
     RunOut,
@@ -28,8 +34,8 @@ from r2m_service.application.contract import (
     VanillaRequest,
 )
 
-Progress = Callable[[int, int], None]
-"""Called in the event loop with (groups done, groups in all)."""
+OnProgress = Callable[[Progress], None]
+"""Called in the event loop."""
 
 
 class Scoring(Protocol):
@@ -59,7 +65,7 @@ class Application(Protocol):
         ...
 
     async def align(
-        self, run: str, request: AlignRequest, progress: Progress | None = None
+        self, run: str, request: AlignRequest, progress: OnProgress | None = None
     ) -> AlignAnswer:
         """One update of a run's head."""
         ...
@@ -110,6 +116,24 @@ class Application(Protocol):
 
     async def list_changes(self, run: str) -> ChangeList:
         """A run's audit trail."""
+        ...
+
+    async def put_anchors(self, run: str, request: AnchorsRequest) -> AnchorsOut:
+        """Make a set of held-out pairs the one that judges."""
+        ...
+
+    async def get_anchors(self, run: str) -> AnchorsOut:
+        """The set that judges."""
+        ...
+
+    async def add_labels(self, run: str, request: LabelsRequest) -> LabelsAnswer:
+        """Outside labels of marked samples."""
+        ...
+
+    async def list_samples(
+        self, run: str, *, after: int = 0, limit: int = 100, waiting: bool = False
+    ) -> KeptSampleList:
+        """Marked samples, oldest first."""
         ...
 
     def server(self) -> ServerOut:

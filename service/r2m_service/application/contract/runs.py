@@ -14,6 +14,7 @@ from r2m_service.application.contract.base import (
     Number,
     Truncation,
 )
+from r2m_service.application.contract.labels import Advice, AnchorsOut, AuditOut
 
 
 class PolicyIn(Message):
@@ -47,13 +48,19 @@ class UpdateRunRequest(Message):
         default_factory=dict[str, Any], examples=[{"learning_rate": 1e-5}]
     )
     reason: str | None = Field(default=None, max_length=1000)
+    frozen: bool | None = Field(
+        default=None, description="true: aligns change nothing; false: they do again"
+    )
 
 
 class ChangeOut(Answer):
     """One entry of a run's audit trail."""
 
     at: str
-    what: Literal["created", "updated", "archived", "alias", "rollback"]
+    what: str = Field(
+        description="created, updated, archived, alias, rollback, anchors, frozen, unfrozen, "
+        "repaired"
+    )
     detail: dict[str, Any]
     reason: str | None = None
 
@@ -74,6 +81,14 @@ class UsageOut(Answer):
     device_seconds: float = 0.0
     aligns: int = 0
     since: str
+
+
+class DiskOut(Answer):
+    """What a run's kept heads take, by the registry: versions, and bytes of their files."""
+
+    heads: int = 0
+    weights_bytes: int = 0
+    optimizer_bytes: int = 0
 
 
 class PolicyOut(Answer):
@@ -117,6 +132,12 @@ class RunOut(Answer):
     live: dict[str, Any] = Field(
         default_factory=dict[str, Any], description="the live head's numbers"
     )
+    frozen: str | None = Field(default=None, description="why aligns change nothing")
+    rejections: int = Field(default=0, description="in a row, on the current branch")
+    anchors: AnchorsOut | None = None
+    audit: AuditOut | None = None
+    advice: Advice = "ok"
+    disk: DiskOut | None = None
 
 
 class RunList(Answer):
@@ -143,6 +164,11 @@ class HeadOut(Answer):
     created_at: str
     sha256: str
     bytes: int
+    pruned: bool = Field(default=False, description="its files are gone: it can only be looked at")
+    pruned_at: str | None = None
+    optimizer_bytes: int | None = Field(
+        default=None, description="of its optimizer state, where that is kept"
+    )
     aliases: list[str]
 
 

@@ -16,6 +16,13 @@ from r2m_service.application.contract.base import (
     Message,
     SampleId,
 )
+from r2m_service.application.contract.labels import (
+    MAX_ANCHORS,
+    Advice,
+    AnchorsJudged,
+    AnchorStates,
+    EvidenceOut,
+)
 from r2m_service.application.contract.samples import SampleIn
 
 
@@ -47,6 +54,9 @@ class ScoreOut(Answer):
     states: int | None = Field(default=None, description="hidden states received")
     truncated: int | None = Field(default=None, description="tokens cut off, where the run cuts")
     finish_reason: str | None = None
+    audit: bool | None = Field(
+        default=None, description="true: marked for an outside label, which /labels takes"
+    )
 
 
 class ScoreAnswer(Answer):
@@ -58,6 +68,9 @@ class ScoreAnswer(Answer):
     omega: float | None = None
     fingerprint: str
     scores: list[ScoreOut]
+    advice: Advice | None = Field(
+        default=None, description="what the audited gap says: ok, warn, stop"
+    )
 
 
 class GroupIn(Message):
@@ -79,6 +92,11 @@ class AlignRequest(Message):
     step: Annotated[int, Field(ge=1, lt=2**31)]
     branch: BranchName | None = None
     groups: list[GroupIn] = Field(max_length=MAX_SAMPLES, fail_fast=True)
+    anchors: list[AnchorStates] = Field(
+        default_factory=list[AnchorStates],
+        max_length=MAX_ANCHORS,
+        description="the anchor pairs' hidden states, where they are due",
+    )
 
 
 class LossOut(Answer):
@@ -98,6 +116,9 @@ class GroupCounts(Answer):
     pseudo: int
     labelled: int
     skipped_because: dict[str, int] = Field(default_factory=dict[str, int])
+    replayed: int = Field(default=0, description="pairs with outside labels learnt from again")
+    withheld: int = Field(default=0, description="outside labels not used: their prompt judges")
+    disagree: int = Field(default=0, description="outside labels that the reward had otherwise")
 
 
 class DriftOut(Answer):
@@ -115,6 +136,22 @@ class SampleError(Answer):
     id: str
     group: str
     error: ErrorOut
+
+
+class SkippedGroup(Answer):
+    """A group that align leaves out, told as soon as it is known."""
+
+    id: str
+    because: str = Field(description="error, equal, too_few or unlabelled")
+    errors: list[SampleError] = Field(default_factory=list[SampleError])
+
+
+class Progress(Answer):
+    """How far an align is. `skipped`: groups left out since the last time."""
+
+    groups_done: int
+    groups_total: int = Field(description="that the device works on")
+    skipped: list[SkippedGroup] = Field(default_factory=list[SkippedGroup])
 
 
 class AlignAnswer(Answer):
@@ -137,6 +174,12 @@ class AlignAnswer(Answer):
     gradient_norm: float | None = None
     errors: list[SampleError] = Field(default_factory=list[SampleError])
     notes: list[str] = Field(default_factory=list[str])
+    anchors: AnchorsJudged | None = None
+    anchors_step: int | None = Field(
+        default=None, description="the next step that brings the anchors' hidden states"
+    )
+    evidence: EvidenceOut | None = None
+    advice: Advice | None = None
 
 
 class PairIn(Message):

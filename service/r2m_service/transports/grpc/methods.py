@@ -12,9 +12,11 @@ from r2m.v1 import r2m_pb2 as pb
 from r2m_service.application.contract import (
     AliasRequest,
     AlignRequest,
+    AnchorsRequest,
     Answer,
     CreateRunRequest,
     EvaluateRequest,
+    LabelsRequest,
     RollbackRequest,
     ScoreRequest,
     UpdateRunRequest,
@@ -111,6 +113,24 @@ async def _list_changes(app: Application, body: Body) -> Answer:
     return await app.list_changes(body["run"])
 
 
+async def _put_anchors(app: Application, body: Body) -> Answer:
+    run = body.pop("run")
+    return await app.put_anchors(run, parse(AnchorsRequest, body))
+
+
+async def _get_anchors(app: Application, body: Body) -> Answer:
+    return await app.get_anchors(body["run"])
+
+
+async def _add_labels(app: Application, body: Body) -> Answer:
+    run = body.pop("run")
+    return await app.add_labels(run, parse(LabelsRequest, body))
+
+
+async def _list_samples(app: Application, body: Body) -> Answer:
+    return await app.list_samples(body.pop("run"), **body)
+
+
 UNARY: dict[str, Unary] = {
     "GetServer": Unary(pb.GetServerRequest, pb.GetServerResponse, _server),
     "CreateRun": Unary(pb.CreateRunRequest, pb.Run, _create_run),
@@ -125,5 +145,9 @@ UNARY: dict[str, Unary] = {
     "Rollback": Unary(pb.RollbackRequest, pb.Run, _rollback),
     "Evaluate": Unary(pb.EvaluateRequest, pb.EvaluateResponse, _evaluate),
     "UpdateRun": Unary(pb.UpdateRunRequest, pb.Run, _update_run),
+    "PutAnchors": Unary(pb.PutAnchorsRequest, pb.Anchors, _put_anchors),
+    "GetAnchors": Unary(pb.GetAnchorsRequest, pb.Anchors, _get_anchors),
+    "AddLabels": Unary(pb.AddLabelsRequest, pb.AddLabelsResponse, _add_labels),
+    "ListSamples": Unary(pb.ListSamplesRequest, pb.ListSamplesResponse, _list_samples),
     "ListChanges": Unary(pb.ListChangesRequest, pb.ListChangesResponse, _list_changes),
 }

@@ -10,7 +10,7 @@ import grpc.aio
 
 from r2m.errors import Code, Problem
 from r2m.v1 import r2m_pb2 as pb
-from r2m_service.application.contract import AlignAnswer, AlignRequest
+from r2m_service.application.contract import AlignAnswer, AlignRequest, Progress
 from r2m_service.application.parsing import parse
 from r2m_service.transports.grpc.errors import Context
 from r2m_service.transports.grpc.messages import decode, to_bytes, to_value
@@ -97,21 +97,27 @@ class AlignStream:
         return None if raw is grpc.aio.EOF else cast("bytes", raw)
 
     async def _align(self, context: Context, run: str, request: AlignRequest) -> AlignAnswer:
-        reached: tuple[int, int] | None = None
+        waiting: Progress | None = None
 
-        def progress(done: int, total: int) -> None:
-            nonlocal reached
-            reached = (done, total)
+        def progress(now: Progress) -> None:
+            nonlocal waiting
+            before = waiting.skipped if waiting is not None else []
+            waiting = now.model_copy(update={"skipped": [*before, *now.skipped]})
 
-        told = reached
+        async def tell() -> None:
+            nonlocal waiting
+            if waiting is not None:
+                now, waiting = waiting, None
+                message = pb.AlignStreamResponse()
+                message.progress.MergeFromString(to_bytes(now, pb.Progress))
+                await context.write(message.SerializeToString())
+
         work = asyncio.ensure_future(self._application.align(run, request, progress))
         try:
             while not (await asyncio.wait({work}, timeout=PROGRESS_SECONDS))[0]:
-                if reached is not None and reached != told:
-                    told = reached
-                    step = pb.Progress(groups_done=told[0], groups_total=told[1])
-                    message = pb.AlignStreamResponse(progress=step)
-                    await context.write(message.SerializeToString())
+                await tell()
+            if waiting is not None and waiting.skipped:  # too quick for the clock
+                await tell()
             return work.result()
         finally:
             if not work.done():  # the client is gone

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from r2m.errors import Code, Problem
 from r2m.tensors import ITEM_BYTES, MAX_DIMENSION
-from r2m_service.application.contract import AlignRequest, FeedbackIn
+from r2m_service.application.contract import AlignRequest, FeedbackIn, SampleIn
 from r2m_service.application.parsing import excerpt
 
 MAX_CHUNK_BYTES = 1 << 20
@@ -64,22 +65,20 @@ class Upload:
 
     def __init__(self, request: AlignRequest) -> None:
         self._tensors: dict[str, Tensor | None] = {}
-        for i, group in enumerate(request.groups):
-            for j, sample in enumerate(group.samples):
-                path = f"groups[{i}].samples[{j}]"
-                if sample.id in self._tensors:
-                    raise Problem(
-                        Code.DUPLICATE_ID,
-                        f"two samples have the id {excerpt(sample.id)}; ids are distinct",
-                        field=f"{path}.id",
-                    )
-                if sample.feedback is not None and sample.feedback.data:
-                    raise Problem(
-                        Code.INVALID_REQUEST,
-                        f"{path}.feedback.data must be empty: on a stream it comes in chunks",
-                        field=f"{path}.feedback.data",
-                    )
-                self._tensors[sample.id] = Tensor(sample.feedback) if sample.feedback else None
+        for path, sample in _samples(request):
+            if sample.id in self._tensors:
+                raise Problem(
+                    Code.DUPLICATE_ID,
+                    f"two samples have the id {excerpt(sample.id)}; ids are distinct",
+                    field=f"{path}.id",
+                )
+            if sample.feedback is not None and sample.feedback.data:
+                raise Problem(
+                    Code.INVALID_REQUEST,
+                    f"{path}.feedback.data must be empty: on a stream it comes in chunks",
+                    field=f"{path}.feedback.data",
+                )
+            self._tensors[sample.id] = Tensor(sample.feedback) if sample.feedback else None
 
     @property
     def size(self) -> int:
@@ -113,6 +112,16 @@ class Upload:
         for tensor in self._tensors.values():
             if tensor is not None:
                 tensor.finish()
+
+
+def _samples(request: AlignRequest) -> Iterator[tuple[str, SampleIn]]:
+    """Every sample whose bytes may come, with its place."""
+    for i, group in enumerate(request.groups):
+        for j, sample in enumerate(group.samples):
+            yield f"groups[{i}].samples[{j}]", sample
+    for i, pair in enumerate(request.anchors):
+        yield f"anchors[{i}].chosen", pair.chosen
+        yield f"anchors[{i}].rejected", pair.rejected
 
 
 def _stated_bytes(feedback: FeedbackIn) -> int | None:

@@ -21,6 +21,7 @@ from r2m_service.transports.http.answers import (
 )
 from r2m_service.transports.http.body import Intake
 from r2m_service.transports.http.docs import DocumentedApp, operation
+from r2m_service.transports.http.labels import labels
 from r2m_service.transports.http.runs import heads, runs
 from r2m_service.transports.http.scoring import scoring
 from r2m_service.transports.interface import Application
@@ -67,6 +68,7 @@ def build_app(
         scoring(application, intake),
         runs(application, intake),
         heads(application, intake),
+        labels(application, intake),
         _server(application),
     ):
         app.include_router(router)

@@ -48,18 +48,16 @@ class Intake:
             tensors: take safetensors bodies too.
 
         Raises:
-            Problem: unsupported_media, too_large, overloaded, deadline_exceeded, or
-                invalid_request.
+            Problem: unsupported_media, length_required, too_large, overloaded,
+                deadline_exceeded, or invalid_request.
             ClientDisconnect: the client hung up while it sent.
         """
         media = _media(request, tensors=tensors)
         declared = _declared(request)
-        if declared is not None and declared > self.max_bytes:
+        if declared > self.max_bytes:
             raise self._too_large()
-        # A body of unknown length may become as long as any.
-        held = self.max_bytes if declared is None else declared
-        async with self.budget.hold(held, wait=False):
-            body = await self._read(request, held)
+        async with self.budget.hold(declared, wait=False):
+            body = await self._read(request, declared)
             if len(body) > SMALL_BYTES:
                 # Megabytes of JSON take long enough that others would notice.
                 yield await asyncio.to_thread(_decoded, model, media, body)
@@ -75,7 +73,8 @@ class Intake:
             except StopAsyncIteration:
                 return body
             if len(body) + len(piece) > most:
-                raise self._too_large()
+                # HTTP/1.1 lets nobody send more than was declared: nothing had been.
+                raise _without_length()
             body += piece
 
     def _too_large(self) -> Problem:
@@ -101,14 +100,23 @@ def _media(request: Request, *, tensors: bool) -> str:
     raise Problem(Code.UNSUPPORTED_MEDIA, f"the body's content type must be {known}")
 
 
-def _declared(request: Request) -> int | None:
+def _declared(request: Request) -> int:
     given = request.headers.get("content-length")
     if given is None:
-        return None
+        if "transfer-encoding" not in request.headers:
+            return 0  # no body at all: what is missing in it is said below
+        raise _without_length()
     if not (given.isascii() and given.isdigit()):
         raise Problem(Code.INVALID_REQUEST, "Content-Length is not a number")
     # Twenty digits are more than any limit, and cheap to convert.
     return int(given) if len(given) < 20 else 10**20
+
+
+def _without_length() -> Problem:
+    return Problem(
+        Code.LENGTH_REQUIRED,
+        "the body has no Content-Length (it is sent in chunks): state how long it is",
+    )
 
 
 def _decoded(model: type[M], media: str, body: bytearray) -> M:

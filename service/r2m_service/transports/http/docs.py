@@ -13,9 +13,11 @@ from r2m.errors import TABLE, Code
 from r2m_service.application.contract import (
     AliasRequest,
     AlignRequest,
+    AnchorsRequest,
     CreateRunRequest,
     ErrorBody,
     EvaluateRequest,
+    LabelsRequest,
     RollbackRequest,
     ScoreRequest,
     UpdateRunRequest,
@@ -27,8 +29,10 @@ from r2m_service.transports.http.examples import ANSWERS, REQUESTS, TENSOR_FILE,
 _REQUESTS: tuple[type[BaseModel], ...] = (
     AliasRequest,
     AlignRequest,
+    AnchorsRequest,
     CreateRunRequest,
     EvaluateRequest,
+    LabelsRequest,
     RollbackRequest,
     ScoreRequest,
     UpdateRunRequest,
@@ -38,6 +42,7 @@ _REQUESTS: tuple[type[BaseModel], ...] = (
 READING = (Code.UNKNOWN_RUN, Code.OVERLOADED, Code.NOT_READY, Code.STORAGE_FAILED)
 BODY = (
     Code.INVALID_REQUEST,
+    Code.LENGTH_REQUIRED,
     Code.TOO_LARGE,
     Code.UNSUPPORTED_MEDIA,
     Code.OVERLOADED,
@@ -137,5 +142,21 @@ class DocumentedApp(FastAPI):
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             for name, schema in definitions["$defs"].items():
                 schemas.setdefault(name, schema)
+            _link(document["paths"])
             self.openapi_schema = document
         return self.openapi_schema
+
+
+def _link(paths: dict[str, Any]) -> None:
+    """Say what can be called with the run that creating one answers: every route of a run."""
+    links: dict[str, Any] = {}
+    for path, methods in paths.items():
+        given = {
+            name: f"$response.body#/{name}" for name in ("run", "head") if f"{{{name}}}" in path
+        }
+        for operation in methods.values():
+            if given and "{alias}" not in path:
+                name = operation["operationId"]
+                links[name] = {"operationId": name, "parameters": given}
+    for status in ("200", "201"):
+        paths["/v1/runs"]["post"]["responses"][status]["links"] = links

@@ -48,6 +48,22 @@ REQUESTS: dict[str, Any] = {
             }
         ],
     },
+    "AnchorsRequest": {
+        "pairs": [
+            {
+                "id": "gold-1",
+                "chosen": {"id": "gold-1-a", "prompt": "2 + 2?", "response": "4."},
+                "rejected": {"id": "gold-1-b", "prompt": "2 + 2?", "response": "5."},
+            }
+        ],
+        "reason": "three people agreed on each",
+    },
+    "LabelsRequest": {
+        "labels": [
+            {"id": "q7-a", "grade": 0.8, "source": "judge-7"},
+            {"chosen": "q9-b", "rejected": "q9-a", "source": "alice"},
+        ]
+    },
     "RollbackRequest": {"to_step": 6, "reason": "the trainer resumed from its checkpoint"},
 }
 
@@ -64,6 +80,15 @@ TENSOR_FILE = (
 
 _FINGERPRINT = "9f2c5a7e41d80b36c1e7f04a2b9d6358e0f1a4c7b2d5938e6f70a1b4c8d2e953"
 _TIME = "2026-05-04T10:20:30.123456Z"
+_ANCHORS: dict[str, Any] = {
+    "run": "tldr-7",
+    "set": 1,
+    "pairs": 600,
+    "looks": 3,
+    "sha256": "77b0c9e1f2a83d4465be1c90a8f7d2536e4b1a0c9d8f7e6a5b4c3d2e1f0a9b8c",
+    "next_step": 40,
+}
+_AUDIT: dict[str, Any] = {"judged": 212, "waiting": 31, "gap": 0.12, "cusum": 0.0, "note": ""}
 _RUN: dict[str, Any] = {
     "run": "tldr-7",
     "fingerprint": _FINGERPRINT,
@@ -89,6 +114,11 @@ _RUN: dict[str, Any] = {
         "since": _TIME,
     },
     "live": {"verdict": "accepted", "t": 1, "sigma": 0.71, "gradient_norm": 0.09},
+    "rejections": 0,
+    "anchors": _ANCHORS,
+    "audit": _AUDIT,
+    "advice": "ok",
+    "disk": {"heads": 2, "weights_bytes": 24690, "optimizer_bytes": 24690},
 }
 _HEAD: dict[str, Any] = {
     "run": "tldr-7",
@@ -107,6 +137,8 @@ _HEAD: dict[str, Any] = {
     "sha256": "4d1f9b02c87ae6531f0d92b7a45c8e16032fd7b98ac14e65d07b39f2c1a8e460",
     "bytes": 12345,
     "aliases": ["candidate", "live"],
+    "pruned": False,
+    "optimizer_bytes": 24690,
 }
 
 ANSWERS: dict[str, Any] = {
@@ -148,7 +180,16 @@ ANSWERS: dict[str, Any] = {
         "reason": "within the gate's bounds",
         "omega": 0.6,
         "loss": {"bt": 0.412, "kl": 0.0, "total": 0.412},
-        "groups": {"used": 1, "skipped": 0, "pseudo": 0, "labelled": 1, "skipped_because": {}},
+        "groups": {
+            "used": 1,
+            "skipped": 0,
+            "pseudo": 0,
+            "labelled": 1,
+            "skipped_because": {},
+            "replayed": 12,
+            "withheld": 0,
+            "disagree": 1,
+        },
         "drift": {
             "reference": 0,
             "spread_ratio": 1.02,
@@ -159,6 +200,53 @@ ANSWERS: dict[str, Any] = {
         "gradient_norm": 0.09,
         "errors": [],
         "notes": [],
+        "anchors_step": 10,
+        "evidence": {
+            "spread_ratio": 1.03,
+            "rank_correlation": 0.98,
+            "length_correlation": 0.21,
+            "unusable": 0.0,
+            "label_agreement": 0.0,
+            "feedback_gain": 0.14,
+        },
+        "advice": "ok",
+    },
+    "AnchorsOut": _ANCHORS,
+    "LabelsAnswer": {
+        "run": "tldr-7",
+        "labels": [
+            {"id": "q7-a", "use": "judge", "known": False},
+            {
+                "id": "q9-b",
+                "known": False,
+                "error": {
+                    "code": "unknown_sample",
+                    "message": "no sample 'q9-b' waits for a label: it was not marked, or is not "
+                    "kept any more",
+                    "retryable": False,
+                    "field": "labels[1].chosen",
+                },
+            },
+        ],
+        "audit": _AUDIT,
+        "advice": "ok",
+    },
+    "KeptSampleList": {
+        "samples": [
+            {
+                "number": 17,
+                "id": "q7-a",
+                "group": "q7",
+                "use": "judge",
+                "head": 1,
+                "branch": "main",
+                "reward": 1.284,
+                "vanilla_reward": 1.317,
+                "text": {"prompt": _PROMPT, "response": "Saturn."},
+                "at": _TIME,
+                "labels": [],
+            }
+        ]
     },
     "RunOut": _RUN,
     "RunList": {"runs": [_RUN]},

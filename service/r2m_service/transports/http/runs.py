@@ -91,7 +91,14 @@ def runs(application: Application, intake: Intake) -> APIRouter:
             "Back to a head or a step, on a new branch",
             answer=RunOut,
             request=RollbackRequest,
-            codes=(*BODY, *OPEN_RUN, Code.UNKNOWN_HEAD, Code.UNKNOWN_BRANCH, Code.ALIGN_CONFLICT),
+            codes=(
+                *BODY,
+                *OPEN_RUN,
+                Code.UNKNOWN_HEAD,
+                Code.UNKNOWN_BRANCH,
+                Code.HEAD_PRUNED,
+                Code.ALIGN_CONFLICT,
+            ),
         ),
     )
     async def rollback(run: str, request: Request) -> Response:
@@ -125,7 +132,7 @@ def heads(application: Application, intake: Intake) -> APIRouter:
         response_class=StreamingResponse,
         **operation(
             "A version's weights",
-            codes=(*reading, Code.HEAD_DAMAGED),
+            codes=(*reading, Code.HEAD_PRUNED, Code.HEAD_DAMAGED),
             responses={
                 200: {
                     "description": "A safetensors file; `r2m-head` names the version.",
@@ -164,6 +171,7 @@ def heads(application: Application, intake: Intake) -> APIRouter:
                 *BODY,
                 *OPEN_RUN,
                 Code.UNKNOWN_HEAD,
+                Code.HEAD_PRUNED,
                 Code.ALIAS_RESERVED,
                 Code.ALIAS_MOVED,
             ),

@@ -198,7 +198,8 @@ def _samples(request: object) -> Iterator[tuple[dict[str, Any], str]]:
     yield from _entries(request, "samples", "")
     for group, path in _entries(request, "groups", ""):
         yield from _entries(group, "samples", f"{path}.")
-    for pair, path in _entries(request, "pairs", ""):
+    pairs = [*_entries(request, "pairs", ""), *_entries(request, "anchors", "")]
+    for pair, path in pairs:
         for side in ("chosen", "rejected"):
             if isinstance(pair.get(side), dict):
                 yield pair[side], f"{path}.{side}"

@@ -1,0 +1,82 @@
+"""`r2m anchors`: the held-out pairs that judge a run's candidates."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, TextIO
+
+import click
+
+from r2m_client._samples import Pair, Sample
+from r2m_client.cli._common import connected, json_option, server_options, show_json
+from r2m_client.cli._jsonl import objects
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from r2m_client._label_results import AnchorsInfo
+
+KEYS = ("id", "prompt", "chosen", "rejected", "format")
+
+
+EXAMPLES = """\b
+Examples:
+  r2m anchors put my-run gold.jsonl --reason "three people agreed on each"
+  r2m anchors show my-run
+"""
+
+
+@click.group(epilog=EXAMPLES)
+def anchors() -> None:
+    """Held-out gold pairs that judge a run's candidates."""
+
+
+@anchors.command()
+@click.argument("run")
+@click.argument("file", type=click.File(), default="-")
+@click.option("--reason", help="Kept in the audit trail.")
+@server_options
+def put(run: str, file: TextIO, reason: str | None, url: str, timeout: float) -> None:
+    """Make the pairs of FILE, or standard input, the ones that judge RUN's candidates.
+
+    A line: {"prompt": "...", "chosen": "...", "rejected": "...", "id"?: "...", "format"?: "chat"
+    or "raw"}. The whole set: it replaces the one before.
+    """
+    with connected(url, timeout) as client:
+        _show(client.put_anchors(run, _pairs(file), reason=reason))
+
+
+@anchors.command()
+@click.argument("run")
+@server_options
+@json_option
+def show(run: str, url: str, timeout: float, *, as_json: bool) -> None:
+    """Show the set that judges RUN's candidates, and when it is due."""
+    with connected(url, timeout) as client:
+        found = client.anchors(run)
+    if as_json:
+        show_json(asdict(found))
+    else:
+        _show(found)
+
+
+def _show(found: AnchorsInfo) -> None:
+    due = "never (gate.anchors_every is off)" if found.next_step is None else f"{found.next_step}"
+    click.echo(
+        f"set {found.set} of {found.run}: {found.pairs} pairs, {found.looks} looks so far, "
+        f"due at step {due}"
+    )
+
+
+def _pairs(file: TextIO) -> Iterator[Pair]:
+    for number, values in objects(file, KEYS):
+        for key in ("prompt", "chosen", "rejected"):
+            if not isinstance(values.get(key), str):
+                raise ValueError(f"line {number} has no string {key!r}")
+        name = str(values.get("id", number))
+        form = values.get("format", "chat")
+        yield Pair(
+            name,
+            Sample(f"{name}/chosen", values["prompt"], values["chosen"], format=form),
+            Sample(f"{name}/rejected", values["prompt"], values["rejected"], format=form),
+        )

@@ -1,0 +1,102 @@
+"""Rewards of a few samples by any head, from their texts and states, on the device thread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from r2m.errors import Code, Problem
+from r2m_service.application.ports import Item, Trace, Vector
+from r2m_service.engine.embedding import Embedder
+from r2m_service.engine.pooling import pool_item
+from r2m_service.modeling.attention import Pooled
+from r2m_service.modeling.backbone import Encoded
+from r2m_service.modeling.head import Head, Parts
+
+Errors = dict[int, Problem]
+"""By the sample's place."""
+
+
+class Measuring:
+    """Texts to RTEs, states to pooled states, both to rewards.
+
+    Args:
+        states: whether the run attends, so that samples without feedback need their tokens' states.
+        one_by_one: deterministic mode: no product over more than one sample's query.
+    """
+
+    def __init__(self, embedder: Embedder, *, states: bool, one_by_one: bool) -> None:
+        self._embedder = embedder
+        self._states = states
+        self._one_by_one = one_by_one
+
+    def encoded(self, items: Sequence[Item]) -> list[Encoded]:
+        """RTEs, and token states where they are attended to."""
+        states = self._states and any(item.feedback is None for item in items)
+        return self._embedder.embed(
+            [item.token_ids for item in items], states=[states] * len(items)
+        )
+
+    def pool(
+        self,
+        head: Head,
+        items: Sequence[Item],
+        encoded: Sequence[Encoded],
+        rte_KR: Tensor,
+        z_P: Tensor | None,
+        errors: Errors,
+    ) -> list[Pooled]:
+        """c (and j, where z is given) of each sample under a head's query."""
+        queries_KP = self.queries(head, rte_KR)
+        found: list[Pooled] = []
+        for place, item in enumerate(items):
+            try:
+                found.append(pool_item(item, encoded[place], queries_KP[place], z_P))
+            except Problem as problem:
+                errors[place] = problem
+        return found
+
+    def parts(
+        self,
+        head: Head,
+        items: Sequence[Item],
+        encoded: Sequence[Encoded],
+        rte_KR: Tensor,
+        errors: Errors,
+    ) -> Parts | None:
+        """Rewards by weights that are only asked, not trained; None where there is an error."""
+        if head.blind:
+            return head.parts(rte_KR, None)
+        pooled = self.pool(head, items, encoded, rte_KR, None, errors)
+        return None if errors else head.parts(rte_KR, torch.stack([one.c_P for one in pooled]))
+
+    def queries(self, head: Head, rte_KR: Tensor) -> Tensor:
+        """u of each sample."""
+        if self._one_by_one:
+            return torch.cat([head.queries(rte_R[None]) for rte_R in rte_KR])
+        return head.queries(rte_KR)
+
+
+def require_rewards(rewards: Sequence[float], errors: Errors) -> None:
+    """Note every reward that is not a number."""
+    for place, reward in enumerate(rewards):
+        if not math.isfinite(reward):
+            errors[place] = Problem(
+                Code.REWARD_NOT_FINITE, f"the reward of this sample is {reward}"
+            )
+
+
+def trace_of(
+    rte_R: Tensor, u_P: Tensor | None, c_P: Tensor | None, j_P: Tensor | None = None
+) -> Trace:
+    """What a reward was made of, off the device."""
+
+    def off(vector: Tensor | None) -> Vector | None:
+        return None if vector is None else vector.detach().float().cpu().numpy().copy()
+
+    rte = off(rte_R)
+    assert rte is not None
+    return Trace(rte, off(u_P), off(c_P), off(j_P))

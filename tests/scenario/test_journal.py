@@ -1,0 +1,129 @@
+"""The journal and `r2m replay`, on what a real server wrote."""
+
+import dataclasses
+import json
+
+import pytest
+from click.testing import CliRunner
+from support.rollouts import WIDTH_P, groups, samples
+from support.serving import running
+
+from r2m_client import Client, Label
+from r2m_service.cli import replay
+
+METHOD = {"width": 16, "learning_rate": 5e-4, "audit_rate": 1.0, "judge_share": 0.0}
+STEPS = 4
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["pooled", "full"])
+def recorded(request, reward_model, backbone, tmp_path_factory):
+    """A journal of four aligns, with and without hidden states; deterministic, so bits count."""
+    state = tmp_path_factory.mktemp("state")
+    journal = state / "journal"
+    given = {"journal": journal, "journal_full": request.param, "deterministic": True}
+    with (
+        running(reward_model, state, backbone=backbone, **given) as server,
+        Client(server.urls["grpc"], wire_dtype="float32", retries=0) as client,
+    ):
+        client.create_run("one", policy_hidden_size=WIDTH_P, method=METHOD)
+        client.create_run("two", feedback="none", method={"profile": "guarded", "width": 16})
+        answers = []
+        for step in range(1, STEPS + 1):
+            sent = [dataclasses.replace(s, group="g") for s in samples(step, group=f"s{step}")]
+            scores = client.score(sent, run="one").scores
+            if step == 1:
+                client.add_labels("one", [Label(id=scores[n].id, grade=float(n)) for n in range(4)])
+            client.score(samples(step, hidden=False), run="two")
+            answers.append(client.align("one", step=step, groups=groups(step)))
+        client.align("two", step=1, groups=groups(1, hidden=False))
+    return state, journal, answers, request.param
+
+
+def run(recorded, *more):
+    state, journal, *_ = recorded
+    result = CliRunner().invoke(
+        replay, [str(journal), "--state", str(state), "--json", *more], catch_exceptions=False
+    )
+    return result, json.loads(result.stdout) if result.exit_code == 0 else None
+
+
+def test_every_reward_is_recomputed_to_the_bit(recorded):
+    result, found = run(recorded)
+    assert result.exit_code == 0, result.output
+    assert sum(one["samples"] for one in found["rewards"]) == 4 * STEPS * 2
+    for one in found["rewards"]:
+        assert one["problem"] is None
+        assert one["exact"] == one["samples"]
+    assert {(one["run"], one["head"]) for one in found["rewards"]} == {
+        *(("one", n) for n in range(STEPS)),
+        ("two", 0),
+    }
+
+
+def test_aligns_come_out_as_they_were(recorded):
+    _, _, answers, full = recorded
+    # Without states, the candidate's drift is measured on its parent's c.
+    close = 1e-5 if full else 1e-2
+    _, found = run(recorded, "--run", "one")
+    assert [one["step"] for one in found["aligns"]] == [1, 2, 3, 4]
+    for one, answer in zip(found["aligns"], answers, strict=True):
+        assert one["exact"]
+        assert one["recorded_verdict"] == one["verdict"] == answer.verdict
+        assert one["loss"] == pytest.approx(answer.loss.total, rel=1e-6)
+        assert one["spread_ratio"] == pytest.approx(answer.drift.spread_ratio, rel=close)
+        assert one["rank_correlation"] == pytest.approx(answer.drift.rank_correlation, abs=close)
+
+
+def test_other_settings_are_exact_with_full_states_alone(recorded):
+    *_, full = recorded
+    _, plain = run(recorded, "--run", "one")
+    _, other = run(recorded, "--run", "one", "--set", "alpha=0", "--set", "learning_rate=0.02")
+    first, *rest = other["aligns"]
+    assert first["exact"]
+    assert first["loss"] != pytest.approx(plain["aligns"][0]["loss"], rel=1e-3)
+    assert [one["exact"] for one in rest] == [full] * (STEPS - 1)
+
+
+def test_the_gate_can_be_tried(recorded):
+    _, found = run(recorded, "--run", "one", "--set", "gate.spread_max=0.9")
+    assert {one["verdict"] for one in found["aligns"]} == {"rejected"}
+    assert {one["recorded_verdict"] for one in found["aligns"]} == {"accepted"}
+
+
+def test_tables_and_a_plot(recorded, tmp_path):
+    state, journal, *_ = recorded
+    picture = tmp_path / "replay.png"
+    result = CliRunner().invoke(
+        replay, [str(journal), "--state", str(state), "--plot", str(picture)]
+    )
+    assert result.exit_code == 0, result.output
+    assert "LARGEST DIFFERENCE" in result.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_journal_that_was_cut_off_is_read_as_far_as_it_goes(recorded, tmp_path):
+    state, journal, *_ = recorded
+    copy = tmp_path / "journal"
+    copy.mkdir()
+    for file in journal.iterdir():
+        data = file.read_bytes()
+        (copy / file.name).write_bytes(data[: len(data) * 2 // 3])
+    result = CliRunner().invoke(replay, [str(copy), "--state", str(state), "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert any("was cut off" in one for one in found["cut"])
+    assert 0 < sum(one["samples"] for one in found["rewards"]) < 8 * STEPS
+    assert "warning: scores-" in result.stderr
+
+
+def test_what_cannot_be_replayed_is_one_line(recorded, tmp_path):
+    state, journal, *_ = recorded
+    for arguments, words in (
+        ([str(tmp_path), "--state", str(state)], "holds no journal"),
+        ([str(journal), "--state", str(tmp_path)], "holds no registry"),
+        ([str(journal), "--state", str(state), "--set", "alpha=2"], "alpha is between 0 and 1"),
+        ([str(journal), "--state", str(state), "--set", "alpha"], "KEY=VALUE"),
+    ):
+        result = CliRunner().invoke(replay, arguments)
+        assert result.exit_code != 0
+        assert words in result.stderr
