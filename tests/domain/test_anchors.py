@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2m_service.domain.anchors import bounds, judge_anchors, level
+from r2m.statistics import paired_bounds
+from r2m_service.domain.anchors import judge_anchors, level
 
 TERMS = {"margin": 0.02, "alpha": 0.05, "looks": 20, "look": 1}
 
@@ -30,7 +31,7 @@ def score_by_search(n, b, c, delta):
 )
 @pytest.mark.parametrize("z", [1.2816, 1.6449, 2.8070])
 def test_the_bounds_are_where_the_score_test_turns(n, b, c, z):
-    low, high = bounds(n, b, c, z)
+    low, high = paired_bounds(n, b, c, z)
     assert -1 <= low <= (b - c) / n <= high <= 1
     assert score_by_search(n, b, c, low) == pytest.approx(z, abs=2e-3)
     assert score_by_search(n, b, c, high) == pytest.approx(-z, abs=2e-3)
@@ -39,8 +40,10 @@ def test_the_bounds_are_where_the_score_test_turns(n, b, c, z):
 def test_without_a_difference_the_interval_is_still_one():
     """Closed form; a normal interval would be the point 0 and accept anything."""
     z = 1.6449
-    assert bounds(200, 0, 0, z) == pytest.approx((-z * z / (200 + z * z), z * z / (200 + z * z)))
-    assert bounds(0, 0, 0, z) == (-1.0, 1.0)
+    assert paired_bounds(200, 0, 0, z) == pytest.approx(
+        (-z * z / (200 + z * z), z * z / (200 + z * z))
+    )
+    assert paired_bounds(0, 0, 0, z) == (-1.0, 1.0)
 
 
 counts = st.tuples(st.integers(1, 400), st.integers(0, 200), st.integers(0, 200)).filter(
@@ -51,11 +54,11 @@ counts = st.tuples(st.integers(1, 400), st.integers(0, 200), st.integers(0, 200)
 @given(counts, st.floats(0.5, 4))
 def test_properties_of_the_bounds(found, z):
     n, b, c = found
-    low, high = bounds(n, b, c, z)
+    low, high = paired_bounds(n, b, c, z)
     assert low <= (b - c) / n + 1e-9
     assert high >= (b - c) / n - 1e-9
-    assert bounds(n, c, b, z) == pytest.approx((-high, -low))
-    wider = bounds(n, b, c, z + 0.5)
+    assert paired_bounds(n, c, b, z) == pytest.approx((-high, -low))
+    wider = paired_bounds(n, b, c, z + 0.5)
     assert wider[0] <= low + 1e-9
     assert wider[1] >= high - 1e-9
 

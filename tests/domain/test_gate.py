@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2m_service.domain.gate import Drift, decide, measure_drift, spearman
+from r2m.statistics import spearman
+from r2m_service.domain.gate import Drift, decide, measure_drift
 from r2m_service.domain.method import Gate
 
 GATE = Gate()

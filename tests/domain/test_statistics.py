@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from r2m_service.domain.statistics import sign_test, wilson
+from r2m.statistics import sign_test, wilson
 
 
 def test_wilson_by_hand():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from r2m.errors import Problem
+from r2m.statistics import sign_test, wilson
 from r2m_service.application.contract import (
     AccuracyOut,
     EvaluateAnswer,
@@ -16,7 +17,6 @@ from r2m_service.application.lookup import find_run, find_stored, head_source
 from r2m_service.application.ports import Blobs, Engine, Item, Registry, Scored
 from r2m_service.application.samples import error_out, items_of, require_distinct
 from r2m_service.domain.runs import Head
-from r2m_service.domain.statistics import sign_test, wilson
 
 Margins = list[float]
 """Reward of the chosen less that of the rejected, by pair."""

@@ -21,9 +21,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
 
-from r2m_service.domain.statistics import wilson
-
-_HALVINGS = 60
+from r2m.statistics import paired_bounds, wilson
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,44 +83,6 @@ def level(alpha: float, looks: int, look: int) -> float:
         block += 1
         last += looks * 2**block
     return alpha / (2.0 ** (block + 1)) / (looks * 2**block)
-
-
-def bounds(pairs: int, better: float, worse: float, z: float) -> tuple[float, float]:
-    """Tango's score bounds of (better − worse) / pairs.
-
-    Right also where no pair differs: (−z²/(n + z²), z²/(n + z²)) then, never a point.
-
-    Args:
-        z: the normal quantile of one side.
-    """
-    if pairs == 0:
-        return -1.0, 1.0
-    return -_upper(pairs, worse, better, z), _upper(pairs, better, worse, z)
-
-
-def _upper(n: int, b: float, c: float, z: float) -> float:
-    """The largest difference that the score test does not refuse."""
-    low, high = (b - c) / n, 1.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if -_score(n, b, c, middle) > z:
-            high = middle
-        else:
-            low = middle
-    return high
-
-
-def _score(n: int, b: float, c: float, delta: float) -> float:
-    """Tango's score statistic of the hypothesis that the difference is delta."""
-    # The constrained maximum likelihood estimate of the probability that only the other is right.
-    first = -b - c + (2 * n - b + c) * delta
-    second = -c * delta * (1 - delta)
-    q = (math.sqrt(max(0.0, first * first - 8 * n * second)) - first) / (4 * n)
-    variance = n * (2 * q + delta * (1 - delta))
-    difference = b - c - n * delta
-    if variance <= 0:
-        return 0.0 if difference == 0 else math.copysign(math.inf, difference)
-    return difference / math.sqrt(variance)
 
 
 def judge_anchors(
@@ -190,7 +150,7 @@ def _paired(ours: Sequence[float], theirs: Sequence[float], z: float) -> Paired:
     better = sum(one for one in differences if one > 0)
     worse = -sum(one for one in differences if one < 0)
     n = len(differences)
-    low, high = bounds(n, better, worse, z)
+    low, high = paired_bounds(n, better, worse, z)
     accuracy = sum(_right(one) for one in theirs) / n if n else 0.0
     return Paired(n, better, worse, low, high, accuracy)
 

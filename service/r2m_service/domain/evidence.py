@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from r2m_service.domain.gate import SPREAD_FLOOR, Groups, centred, rms, spearman
+from r2m.statistics import Groups, centred, rms, spearman
+from r2m_service.domain.gate import SPREAD_FLOOR
 
 Pairs = Sequence[tuple[Sequence[float], int, int]]
 """Rewards of a group, and the places of its winner and its loser."""

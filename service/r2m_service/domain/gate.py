@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from r2m.statistics import Groups, centred, rms, spearman
 from r2m_service.domain.anchors import AnchorVerdict
 from r2m_service.domain.method import Gate
 
 Verdict = Literal["accepted", "rejected", "undecided", "skipped", "frozen"]
-Groups = Sequence[Sequence[float]]
 
 SPREAD_FLOOR = 1e-6
 """Below this a reference's differences are rounding noise, as in the loss."""
@@ -119,45 +118,6 @@ def _by_drift(gate: Gate, drift: Drift | None) -> Decision:
         f"finite; spread ratio {_shown(ratio)}, rank correlation {_shown(rho)} "
         f"on {drift.samples} samples",
     )
-
-
-def spearman(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """Rank correlation with ties at their mean rank; None where a side has no spread."""
-    if len(ours) < 2:
-        return None
-    a, b = centred([_ranks(ours)]), centred([_ranks(theirs)])
-    norm = math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
-    if norm == 0:
-        return None
-    return max(-1.0, min(1.0, sum(x * y for x, y in zip(a, b, strict=True)) / norm))
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    order = sorted(range(len(values)), key=values.__getitem__)
-    ranks = [0.0] * len(values)
-    start = 0
-    while start < len(order):
-        end = start
-        while end + 1 < len(order) and values[order[end + 1]] == values[order[start]]:
-            end += 1
-        for place in range(start, end + 1):
-            ranks[order[place]] = (start + end) / 2
-        start = end + 1
-    return ranks
-
-
-def centred(groups: Groups) -> list[float]:
-    """Rewards less their group's mean, of all groups."""
-    found: list[float] = []
-    for rewards in groups:
-        mean = math.fsum(rewards) / len(rewards) if rewards else 0.0
-        found.extend(reward - mean for reward in rewards)
-    return found
-
-
-def rms(values: Sequence[float]) -> float:
-    """Root of the mean square; 0 of nothing."""
-    return math.sqrt(math.fsum(v * v for v in values) / len(values)) if values else 0.0
 
 
 def _number(value: float | None) -> float | None:
