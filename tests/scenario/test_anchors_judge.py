@@ -130,7 +130,10 @@ def test_harm_is_rejected_and_freezes_the_run(client, run_name):
     lifted = client.unfreeze(run_name, reason="looked at it")
     assert (lifted.frozen, lifted.rejections, lifted.step) == (None, 0, 3)
     assert client.align(run_name, step=4, groups=[]).verdict == "skipped"
-    assert [change.what for change in client.changes(run_name)][-1] == "unfrozen"
+    *_, froze, unfroze = client.changes(run_name)
+    assert (froze.what, froze.detail) == ("frozen", {"branch": "main", "step": 2})
+    assert froze.reason == unfroze.detail["was"]
+    assert (unfroze.what, unfroze.reason) == ("unfrozen", "looked at it")
 
 
 def test_harm_done_between_looks_freezes_at_the_next_one(client, run_name):

@@ -1,65 +1,18 @@
-"""The scenarios of the main job over the fake: the same story, all but the numbers.
-
-The cases are those of test_main_job, run with this module's `client`. A new scenario there runs
-here by itself; one that rests on the real model's numbers, or on what the fake has not, is named
-in `REAL_ONLY` with the reason. Below them, the fake is asked side by side with a real server.
-"""
+"""The fake side by side with a real server: the same story, all but the numbers."""
 
 import dataclasses
-import inspect
 import re
 
 import numpy as np
 import pytest
-import test_main_job
 from safetensors.torch import load
-from support.models import MAX_LENGTH, WIDTH_R
+from support.fakes import fake_server
+from support.models import WIDTH_R
 from support.rollouts import WIDTH_P, groups, samples, states
 from test_main_job import METHOD, bad_samples, checked, story
 
-from r2m_client import Client, Group, R2MError, Sample
+from r2m_client import AnchorStates, Client, Group, Label, Pair, R2MError, Sample
 from r2m_client.testing import FakeServer
-
-REAL_ONLY = {
-    "test_a_candidate_whose_rewards_overflow_never_goes_live": "the fake has no weights that could "
-    "overflow: its verdicts are the test's"
-}
-VERDICTS = {
-    "test_a_candidate_that_drifts_too_far_is_rejected_and_live_stays": "rejected",
-    "test_reference_cannot_be_a_rejected_head": "rejected",
-}
-
-for name, case in vars(test_main_job).items():
-    arguments = inspect.signature(case).parameters if name.startswith("test_") else {}
-    if "client" in arguments and "server" not in arguments and name not in REAL_ONLY:
-        globals()[name] = case
-
-
-def vanilla(sample):
-    return len(sample.response) / 10 - len(sample.prompt) / 100
-
-
-def fake_server(*, omega=0.6, verdict="accepted"):
-    def reward(sample, head):
-        """Version 0 as the method has it; later ones have learned something from the states."""
-        heard = 0.0 if sample.hidden_states is None else float(sample.hidden_states.mean())
-        return omega * vanilla(sample) + 0.01 * head * (1 + heard)
-
-    return FakeServer(
-        reward, vanilla=vanilla, verdict=verdict, hidden_size=WIDTH_R, max_length=MAX_LENGTH
-    )
-
-
-@pytest.fixture
-def client(request):
-    given = getattr(request.node, "callspec", None)
-    without_states = given is not None and given.params.get("feedback") == "none"
-    server = fake_server(
-        omega=1.0 if without_states else 0.6,
-        verdict=VERDICTS.get(request.node.originalname, "accepted"),
-    )
-    with server.client(wire_dtype="float32", retries=0) as one:
-        yield one
 
 
 @pytest.fixture
@@ -81,10 +34,10 @@ UNLIKE = {
     # The fake keeps every head and has no disk.
     "disk": None,
     "optimizer_bytes": None,
-    "evidence": None,
-    "audit": None,
+    "tokens": 0,  # a matter of the tokenizer
+    "feedback_gain": None,  # the fake asks for no reward with another sample's states
 }
-MEASURED = {"loss", "drift", "sigma", "gradient_norm"}
+MEASURED = {"loss", "drift", "sigma", "gradient_norm", "evidence", "anchors"}
 
 
 def masked(value, *, numbers=(float,)):
@@ -99,10 +52,12 @@ def masked(value, *, numbers=(float,)):
         return {
             key: masked(one, numbers=(int, float) if key in MEASURED else numbers)
             for key, one in value.items()
-            if key != "evidence"
+            if key not in UNLIKE
         }
     if isinstance(value, list | tuple):
         return [masked(one, numbers=numbers) for one in value]
+    if isinstance(value, R2MError):
+        return type(value), value.code, value.field, value.message
     if isinstance(value, numbers):
         return "a number"
     return re.sub(r"-?\d+\.\d+", "#", value) if isinstance(value, str) else value
@@ -201,7 +156,50 @@ WRONG = {
     "long branch": lambda c, run: c.rollback(run, to=0, branch="x" * 101),
     "align on a long branch": lambda c, run: c.align(run, step=1, groups=[], branch="x" * 101),
     "long reason": lambda c, run: c.rollback(run, to=0, reason="x" * 1001),
+    "nothing to change": lambda c, run: c.update_run(run, {}),
+    "a fixed key": lambda c, run: c.update_run(run, {"width": 3}),
+    "a wrong value": lambda c, run: c.update_run(run, {"alpha": 2}),
+    "a wrong gate": lambda c, run: c.update_run(run, {"gate": {"spread_min": 9}}),
+    "a gate that is none": lambda c, run: c.update_run(run, {"gate": None}),
+    "change's reason": lambda c, run: c.update_run(run, {"alpha": 1}, reason="x" * 1001),
+    "nobody's changes": lambda c, run: c.changes("nobody"),
+    "no anchors": lambda c, run: c.anchors(run),
+    "anchors of nobody": lambda c, run: c.put_anchors("nobody", [gold()]),
+    "empty anchors": lambda c, run: c.put_anchors(run, []),
+    "anchors' ids": lambda c, run: c.put_anchors(run, [gold(), gold()]),
+    "anchor's id": lambda c, run: c.put_anchors(run, [gold("")]),
+    "equal sides": lambda c, run: c.put_anchors(run, [gold(worse="yes")]),
+    "an empty side": lambda c, run: c.put_anchors(run, [gold(worse="")]),
+    "a side's id": lambda c, run: c.put_anchors(
+        run, [Pair("p", Sample("", "p", "r"), Sample("b", "p", "q"))]
+    ),
+    "a side without text": lambda c, run: c.put_anchors(
+        run, [Pair("p", Sample("a", "p", "r"), Sample("b"))]
+    ),
+    "states of no set": lambda c, run: c.align(
+        run, step=1, groups=[], anchors=[AnchorStates("p", states(1), states(2))]
+    ),
+    "label of nobody": lambda c, run: c.add_labels("nobody", [Label(id="a", grade=1.0)]),
+    "label's id": lambda c, run: c.add_labels(run, [Label(id="", grade=1.0)]),
+    "label's source": lambda c, run: c.add_labels(
+        run, [Label(id="a", grade=1.0, source="x" * 101)]
+    ),
+    "samples of nobody": lambda c, run: c.samples("nobody"),
+    "no samples": lambda c, run: c.samples(run, limit=0),
+    "many samples": lambda c, run: c.samples(run, limit=1001),
+    "before the first": lambda c, run: c.samples(run, after=-1),
+    "after the last": lambda c, run: c.samples(run, after=1 << 63),
+    "pairs' ids": lambda c, run: c.evaluate(run, [gold(), gold()]),
+    "pair's head": lambda c, run: c.evaluate(run, [gold()], heads=["best"]),
+    "pair's id": lambda c, run: c.evaluate(
+        run, [Pair("x" * 257, Sample("a", "p", "r"), Sample("b", "p", "q"))]
+    ),
+    "freeze nobody": lambda c, run: c.freeze("nobody"),
 }
+
+
+def gold(name="p", better="yes", worse="no"):
+    return Pair(name, Sample(f"{name}-a", "p", better), Sample(f"{name}-b", "p", worse))
 
 
 @pytest.mark.parametrize("what", list(WRONG))
@@ -211,6 +209,103 @@ def test_wrong_calls_are_refused_in_the_words_of_the_real_server(both, run_name,
         client.create_run(run_name, policy_hidden_size=WIDTH_P, method=METHOD)
         found.append(said(lambda client=client: WRONG[what](client, run_name)))
     assert found[0] == found[1]
+
+
+TURN = {"role": "user", "content": "p"}
+ANSWER = {"role": "assistant", "content": "r"}
+TEXTS = [
+    {"messages": [TURN]},
+    {"messages": [TURN, {"role": "assistant", "content": ""}]},
+    {"messages": [TURN, {"role": "assistant"}]},
+    {"messages": [TURN, ANSWER], "token_ids": [1]},
+    {"prompt": "p", "response": "r", "messages": [TURN, ANSWER]},
+    {"prompt": "p", "token_ids": [1]},
+    {"token_ids": [1, -2]},
+    {"messages": [TURN, {**ANSWER, "tool_calls": "{}"}]},
+    {"messages": [TURN, {**ANSWER, "tool_calls": "[1"}]},
+    {"prompt": ""},
+    {"response": "r"},
+    {"prompt": "p"},
+    {"response": "r", "format": "raw"},
+]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=str)
+def test_texts_are_refused_alike(both, text):
+    found = []
+    for client in both:
+        (score,) = client.score([Sample("a", **text)]).scores
+        error = score.error
+        found.append(error and (type(error), error.code, error.field, error.message))
+    for one in ("token id", "not valid JSON"):  # how far the vocabulary goes; where the JSON breaks
+        if found[0] and one in found[0][-1]:
+            found = [(*error[:-1], error[-1].split(one)[0]) for error in found]
+    assert found[0] == found[1]
+
+
+def labelled_story(client, run):
+    """Anchors, marks, labels, evaluation, settings and a freeze."""
+    # One look with a margin that two pairs can be within.
+    gate = {"anchors_every": 2, "anchors_margin": 0.49, "anchors_alpha": 0.49, "anchors_looks": 1}
+    method = {**METHOD, "audit_rate": 1, "judge_share": 0.5, "gate": gate}
+    yield client.create_run(run, policy_hidden_size=WIDTH_P, method=method)
+    yield client.put_anchors(run, [gold("p"), gold("q", "better", "worse")])
+    yield client.put_anchors(run, [gold("p"), gold("q", "better", "worse")], reason="again")
+    yield client.align(run, step=1, groups=groups(1))
+    mine = [
+        Sample(f"{prompt}-{n}", prompt, "r" * n, states(n), group=prompt)
+        for prompt in ("one", "two", "three", "four")
+        for n in (1, 2, 3)
+    ]
+    yield client.score(mine, run=run)
+    yield client.score(mine[:3], run=run, head=0)
+    yield client.score([Sample("one-1", "one", "other", states(1), group="one")], run=run)
+    labels = [
+        *(Label(id=f"{prompt}-1", grade=1.0, source="me") for prompt in ("one", "two", "three")),
+        Label(chosen="one-2", rejected="one-1"),
+        Label(chosen="four-3", rejected="four-1"),
+        Label(chosen="one-2", rejected="two-1"),
+        Label(chosen="one-2", rejected="one-2"),
+        Label(id="one-1", chosen="one-2"),
+        Label(id="nobody", grade=1.0),
+        Label(id="two-2", grade=0.0),
+    ]
+    yield client.add_labels(run, labels)
+    again = [Label(id="one-1", grade=1.0), labels[3], Label(id="one-1", grade=2.0)]
+    yield client.add_labels(run, again)
+    yield client.samples(run)
+    yield client.samples(run, waiting=True, limit=2)
+    anchors = [AnchorStates(name, states(1), states(2)) for name in ("p", "q", "other")]
+    sent = [Group(g.id, g.samples, (f"{g.id}-0", f"{g.id}-1")) for g in groups(2)]
+    sent.append(Group("anchored", [Sample(f"a{n}", "p", "r" * n, states(n)) for n in (1, 2, 3)],
+                      ("a1", "a2")))  # fmt: skip
+    yield client.align(run, step=2, groups=sent, anchors=anchors)
+    yield client.anchors(run)
+    pairs = [
+        Pair(
+            f"e{n}",
+            Sample(f"e{n}a", "p", "r" * n, states(n)),
+            Sample(f"e{n}b", "p", "q", states(20 + n)),
+        )
+        for n in range(1, 5)
+    ]
+    pairs.append(Pair("bad", Sample("a", "p", "r"), Sample("b", "p", "q", states(1))))
+    found = client.evaluate(run, pairs, heads=["live", 0, "reference"])
+    yield found.pairs, [one.head for one in found.heads], found.errors, found.heads[0].better
+    yield client.freeze(run, reason="holiday")
+    yield client.freeze(run, reason="still")
+    yield client.align(run, step=3, groups=groups(3))
+    yield client.unfreeze(run)
+    yield client.update_run(run, {"alpha": 0.5, "gate": {"spread_max": 3}}, reason="softer")
+    yield client.update_run(run, {"alpha": 0.5})
+    yield [(one.what, one.detail, one.reason) for one in client.changes(run)]
+    yield client.run(run)
+
+
+def test_labels_anchors_and_changes_look_alike(both, run_name):
+    theirs, ours = ([masked(one) for one in labelled_story(client, run_name)] for client in both)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine == other
 
 
 METHODS = [

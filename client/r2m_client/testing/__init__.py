@@ -6,14 +6,24 @@
     client = fake.client()
 
 The clients are the real ones, repeats and errors included; in place of the network they have a
-function call. There is no socket, no thread and no torch. docs/testing.md says what is true to the
-server and what is not.
+function call. There is no socket and no torch, and no thread but a score stream's. docs/testing.md
+says what is true to the server and what is not.
 """
 
-from r2m_client.testing._backbone import CountTokens, Reward, Vanilla, Verdict, VerdictOf
+from r2m_client.testing._backbone import (
+    Advice,
+    AdviceOn,
+    CountTokens,
+    Reward,
+    Vanilla,
+    Verdict,
+    VerdictOf,
+)
 from r2m_client.testing._server import FakeServer, RecordedCall
 
 __all__ = [
+    "Advice",
+    "AdviceOn",
     "CountTokens",
     "FakeServer",
     "RecordedCall",

@@ -12,10 +12,13 @@ from r2m_client._samples import Group, Sample
 
 Verdict = Literal["accepted", "rejected", "undecided", "skipped", "frozen"]
 VERDICTS: tuple[str, ...] = get_args(Verdict)
+Advice = Literal["ok", "warn", "stop"]
+ADVICE: tuple[str, ...] = get_args(Advice)
 
 Reward = Callable[[Sample, int], float]
 Vanilla = Callable[[Sample], float]
 VerdictOf = Callable[[int, Sequence[Group]], Verdict]
+AdviceOn = Callable[[str], Advice]
 CountTokens = Callable[[str], int]
 
 
@@ -30,6 +33,7 @@ class Backbone:
     hidden_size: int
     max_length: int
     count_tokens: CountTokens
+    advice: Advice | AdviceOn = "ok"
 
     def reward_of(self, sample: Sample, head: int) -> float:
         """A sample's reward by a version.
@@ -56,6 +60,26 @@ class Backbone:
         """
         found = self.verdict(step, groups) if callable(self.verdict) else self.verdict
         return known_verdict(found)
+
+    def advice_on(self, run: str) -> str:
+        """What the test wants the audited gap of a run to say.
+
+        Raises:
+            ValueError: it is no advice.
+        """
+        found = self.advice(run) if callable(self.advice) else self.advice
+        return known_advice(found)
+
+
+def known_advice(found: str) -> str:
+    """The advice itself.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if found not in ADVICE:
+        raise ValueError(f"advice {found!r} is not one of {', '.join(ADVICE)}")
+    return found
 
 
 def known_verdict(found: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from r2m.errors import Code, Problem
 from r2m.tensors import TensorValue
 from r2m_client._samples import Sample
+from r2m_client.testing._texts import Counted, counted
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -18,15 +20,12 @@ if TYPE_CHECKING:
     from r2m_client.testing._state import Run
 
 
-BOTH = "prompt, response"
-
-
 @dataclass(frozen=True, slots=True)
 class Checked:
     """A sample as the test's functions get it, and how many tokens its text has."""
 
     sample: Sample
-    tokens: int
+    text: Counted
 
     @property
     def states(self) -> int | None:
@@ -46,26 +45,11 @@ def checked(backbone: Backbone, run: Run | None, given: dict[str, Any]) -> Check
     Raises:
         Problem: text_* or feedback_*. Numbers that are not finite are `require_finite`'s.
     """
-    prompt, response = given.get("prompt"), given.get("response")
-    if prompt is None and response is None:
-        raise Problem(
-            Code.TEXT_EMPTY,
-            "the sample has no text: give prompt and response, or messages, or token_ids",
-            field=BOTH,
-        )
-    raw, prompt, response = given["format"] == "raw", prompt or "", response or ""
-    for name, part in (("prompt", prompt), ("response", response)):
-        if not part and not (raw and name == "prompt"):
-            raise Problem(Code.TEXT_EMPTY, f"the {name} is empty", field=name)
-    text = f"{prompt}{'' if raw else ' '}{response}"
-    tokens = backbone.count_tokens(text)
-    if tokens > backbone.max_length:
-        raise Problem(
-            Code.TEXT_TOO_LONG,
-            f"{tokens} tokens, the reward model takes at most {backbone.max_length}",
-            field=BOTH,
-        )
+    text = counted(backbone, given, run.truncation if run else "none")
     stated: dict[str, Any] = given.get("feedback") or {}
+    prompt, response = given.get("prompt"), given.get("response")
+    if not (given.get("messages") or given.get("token_ids")):
+        prompt, response = prompt or "", response or ""
     sample = Sample(
         given["id"],
         prompt,
@@ -76,9 +60,12 @@ def checked(backbone: Backbone, run: Run | None, given: dict[str, Any]) -> Check
         hidden_state=stated.get("hidden_state"),
         last_token=stated.get("last_token"),
         tokens=stated.get("tokens"),
+        messages=given.get("messages"),
+        tools=None if given.get("tools") is None else json.loads(given["tools"]),
+        token_ids=given.get("token_ids"),
         finish_reason=given.get("finish_reason"),
     )
-    return Checked(sample, tokens)
+    return Checked(sample, text)
 
 
 def require_finite(sample: Sample) -> None:

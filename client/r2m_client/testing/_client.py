@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from r2m_client._async_client import AsyncClient
+from r2m_client._async_score_stream import AsyncScoreStream
 from r2m_client._client import Client
 from r2m_client._safetensors import json_bytes, safetensors_pieces
+from r2m_client._score_stream import ScoreStream
 from r2m_client._settings import Settings
+from r2m_client.testing._stream import FakeAnswers, FakeDuplex, FakeStream
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from r2m_client._calls import Call
+    from r2m_client._results import ScoreResult
     from r2m_client._retry import Retry
     from r2m_client._samples import WireDtype
-    from r2m_client._transport import Traffic
+    from r2m_client._transport import Opening, Traffic
 
 URL = "fake://"
 
@@ -75,9 +79,22 @@ class FakeTransport:
         send = self._wire.pack(call)
         return lambda timeout: send()
 
-    def score_stream(self, call: object, opening: object) -> NoReturn:
-        """Refuse, as over HTTP."""
-        raise _no_stream()
+    def score_stream(
+        self, call: Call[ScoreResult], opening: Opening[Callable[[float], None]]
+    ) -> ScoreStream:
+        """See `Transport.score_stream`."""
+
+        def connect(messages: Iterator[bytes]) -> FakeAnswers:
+            return FakeAnswers(stream, messages)
+
+        stream = FakeStream(call, opening.wire_dtype, lambda one: self._wire.pack(one)())
+        return ScoreStream(
+            stream,
+            connect,
+            timeout=opening.timeout,
+            attempts=opening.attempts,
+            sleep=opening.sleep,
+        )
 
     def close(self) -> None:
         """Take no more calls."""
@@ -100,9 +117,18 @@ class AsyncFakeTransport:
 
         return attempt
 
-    def score_stream(self, call: object, opening: object) -> NoReturn:
-        """Refuse, as over HTTP."""
-        raise _no_stream()
+    def score_stream(
+        self, call: Call[ScoreResult], opening: Opening[Callable[[float], Awaitable[None]]]
+    ) -> AsyncScoreStream:
+        """See `AsyncTransport.score_stream`."""
+        stream = FakeStream(call, opening.wire_dtype, lambda one: self._wire.pack(one)())
+        return AsyncScoreStream(
+            stream,
+            lambda: FakeDuplex(stream),
+            timeout=opening.timeout,
+            attempts=opening.attempts,
+            sleep=opening.sleep,
+        )
 
     async def close(self) -> None:
         """Take no more calls."""
@@ -132,7 +158,3 @@ class AsyncFakeClient(AsyncClient):
     ) -> None:
         Settings.__init__(self, URL, timeout, retries, wire_dtype)
         self._transport = AsyncFakeTransport(server, self._traffic)
-
-
-def _no_stream() -> ValueError:
-    return ValueError("a fake has no score streams: call score with the samples that are ready")

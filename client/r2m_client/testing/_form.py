@@ -98,25 +98,28 @@ def check_run(request: dict[str, Any]) -> None:
     check_choice("policy.hidden_state", policy.get("hidden_state"), ("post_norm", "pre_norm", ""))
     check_choice("feedback", request["feedback"], ("policy", "backbone", "none", ""))
     check_choice("truncation", request.get("truncation"), ("none", "left", "right", ""))
-    if request.get("truncation") not in (None, "", "none"):
-        raise NotImplementedError("the fake cuts no texts: its runs have truncation none")
 
 
-def check_samples(samples: list[dict[str, Any]], path: str = "samples") -> None:
+def check_samples(
+    samples: list[dict[str, Any]], path: str = "samples", *, one: bool = False
+) -> None:
     """The form of samples; their texts and tensors are each sample's own matter.
+
+    Args:
+        samples: of the request.
+        path: where they are in it.
+        one: whether there it is a single sample, not a list.
 
     Raises:
         Problem: invalid_request.
     """
     for place, sample in enumerate(samples):
-        at = f"{path}[{place}]"
+        at = path if one else f"{path}[{place}]"
         check_text(f"{at}.id", sample["id"], low=1, high=MAX_ID)
         check_choice(f"{at}.format", sample.get("format"), ("chat", "raw", ""))
         stated = (sample.get("feedback") or {}).get("hidden_state")
         check_choice(f"{at}.feedback.hidden_state", stated, ("post_norm", "pre_norm"))
         check_text(f"{at}.finish_reason", sample.get("finish_reason"), high=MAX_NAME)
-        if sample.get("messages") or sample.get("token_ids"):
-            raise NotImplementedError("the fake takes prompt and response, no other form of text")
 
 
 def check_align(request: dict[str, Any]) -> None:
@@ -144,6 +147,10 @@ def check_align(request: dict[str, Any]) -> None:
             for member, sample in enumerate(group["samples"])
         ),
         "samples",
+    )
+    pairs: list[dict[str, Any]] = request.get("anchors") or []
+    require_distinct(
+        ((pair["id"], f"anchors[{place}].id") for place, pair in enumerate(pairs)), "anchor pairs"
     )
     for place, group in enumerate(groups):
         named = group.get("preferred")

@@ -11,11 +11,26 @@ FLOOR = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Rewards:
-    """One group's rewards, by the head in training and by the reference."""
+    """One group's rewards, by several heads.
 
-    trained: Sequence[float]
-    reference: Sequence[float]
+    Attributes:
+        trained: by the head in training.
+        reference, origin: by the reference, and by version 0.
+        preferred: places of somebody else's winner and loser.
+        lengths: tokens of the texts.
+    """
+
+    trained: list[float]
+    reference: list[float]
     preferred: tuple[int, int] | None
+    origin: list[float]
+    vanilla: list[float]
+    lengths: list[int]
+
+    @property
+    def pseudo_label(self) -> tuple[int, int]:
+        """Places of the best and the worst reward."""
+        return self.trained.index(max(self.trained)), self.trained.index(min(self.trained))
 
     @property
     def has_label(self) -> bool:
@@ -47,7 +62,7 @@ def losses(groups: Sequence[Rewards], *, alpha: float, kl_weight: float) -> dict
     bts, gres, kls, totals = list[float](), list[float](), list[float](), list[float]()
     for group in groups:
         r = group.trained
-        winner, loser = group.preferred or (r.index(max(r)), r.index(min(r)))
+        winner, loser = group.preferred or group.pseudo_label
         bts.append(_softplus(r[loser] - r[winner]))
         total = bts[-1]
         if group.has_gre:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 from r2m.errors import Code, Problem
+from r2m_client.testing._answers import full_run_out, head_out, run_out, weights
 from r2m_client.testing._form import (
     ALIAS,
     check_number,
@@ -16,7 +17,7 @@ from r2m_client.testing._form import (
     check_target,
     invalid,
 )
-from r2m_client.testing._method import resolve
+from r2m_client.testing._settings import resolve
 from r2m_client.testing._state import (
     FIRST_BRANCH,
     LIVE,
@@ -27,10 +28,6 @@ from r2m_client.testing._state import (
     Policy,
     Run,
     Usage,
-    full_run_out,
-    head_out,
-    run_out,
-    weights,
 )
 from r2m_client.testing._world import now
 
@@ -66,7 +63,7 @@ def create_run(world: World, request: dict[str, Any]) -> dict[str, Any]:
     if existing is not None:
         existing.require_open(run.fingerprint)
         _require_same(existing, run)
-        return run_out(existing)
+        return run_out(existing, world.advice_on(run.name))
     settings = json.dumps([run.policy.hidden_size, run.feedback, asdict(run.method)])
     run.heads.append(
         Head(
@@ -85,8 +82,10 @@ def create_run(world: World, request: dict[str, Any]) -> dict[str, Any]:
     )
     run.branches[FIRST_BRANCH] = Branch(FIRST_BRANCH, live=0, step=0)
     run.aliases |= {LIVE: 0, REFERENCE: 0}
+    run.created_with = run.settings
+    run.changed(run.created_at, "created", run.settings)
     world.runs[run.name] = run
-    return run_out(run)
+    return run_out(run, world.advice_on(run.name))
 
 
 def _new_run(world: World, request: dict[str, Any]) -> Run:
@@ -122,12 +121,13 @@ def _new_run(world: World, request: dict[str, Any]) -> Run:
         created_at=now(),
         backbone_width=own,
         usage=Usage(since=world.since),
+        truncation=request.get("truncation") or "none",
     )
 
 
 def _require_same(existing: Run, asked: Run) -> None:
     before = existing.created_with
-    for what, theirs in asked.created_with.items():
+    for what, theirs in asked.settings.items():
         ours = before[what]
         if ours != theirs:
             raise Problem(
@@ -147,12 +147,13 @@ def _difference(ours: Any, theirs: Any) -> str:
 
 def list_runs(world: World, request: dict[str, Any]) -> dict[str, Any]:
     """All runs, oldest first."""
-    return {"runs": [run_out(run) for run in world.runs.values()]}
+    return {"runs": [run_out(run, world.advice_on(run.name)) for run in world.runs.values()]}
 
 
 def get_run(world: World, request: dict[str, Any]) -> dict[str, Any]:
     """One run. Raises Problem(unknown_run)."""
-    return full_run_out(world.run(request["run"]))
+    run = world.run(request["run"])
+    return full_run_out(run, world.advice_on(run.name))
 
 
 def archive_run(world: World, request: dict[str, Any]) -> dict[str, Any]:
@@ -161,7 +162,8 @@ def archive_run(world: World, request: dict[str, Any]) -> dict[str, Any]:
     if not run.archived:
         run.require_open(world.backbone.fingerprint)
         run.archived = True
-    return full_run_out(run)
+        run.changed(now(), "archived", {})
+    return full_run_out(run, world.advice_on(run.name))
 
 
 def list_heads(world: World, request: dict[str, Any]) -> dict[str, Any]:
@@ -216,6 +218,7 @@ def set_alias(world: World, request: dict[str, Any]) -> dict[str, Any]:
             field="expect",
         )
     run.aliases[alias] = head.number
+    run.changed(now(), "alias", {"alias": alias, "head": head.number})
     return {"run": run.name, "alias": alias, "head": head.number, "previous": before}
 
 
@@ -247,7 +250,15 @@ def rollback(world: World, request: dict[str, Any]) -> dict[str, Any]:
         origin_step=head.step if step is None else step,
         reason=request.get("reason"),
     )
+    detail = {
+        "branch": branch.name,
+        "head": branch.live,
+        "step": branch.step,
+        "from_branch": run.current,
+        "from_head": run.branch(None).live,
+    }
     run.branches[branch.name] = branch
     run.current = branch.name
     run.move_live(branch.live)
-    return full_run_out(run)
+    run.changed(now(), "rollback", detail, request.get("reason"))
+    return full_run_out(run, world.advice_on(run.name))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from r2m.errors import Problem
 from r2m_client.testing._check import checked, require_finite
 from r2m_client.testing._form import check_number, check_samples, require_distinct
+from r2m_client.testing._labels import mark
 from r2m_client.testing._state import Usage
 
 if TYPE_CHECKING:
@@ -36,12 +37,20 @@ def score(world: World, request: dict[str, Any]) -> dict[str, Any]:
             "head": head.number,
             "branch": branch,
             "omega": head.omega,
-            "advice": "ok",
+            "advice": world.advice_on(run.name),
         }
     require_distinct(
         ((one["id"], f"samples[{place}].id") for place, one in enumerate(samples)), "samples"
     )
-    scores = [_scored(world.backbone, run, head, sample) for sample in samples]
+    marks = request.get("step") is not None
+    if run is not None and head is not None:
+        marks = marks or head.number == run.branch(answer["branch"]).live
+    scores: list[dict[str, Any]] = []
+    for sample in samples:
+        found = _scored(world.backbone, run, head, sample)
+        if marks and run is not None and head is not None and "error" not in found:
+            found = mark(run, head, answer["branch"], sample, found)
+        scores.append(found)
     return {**answer, "scores": scores}
 
 
@@ -55,7 +64,7 @@ def _scored(
     usage.samples += 1
     try:
         item = checked(backbone, run, given)
-        usage.tokens += item.tokens
+        usage.tokens += item.text.tokens
         if item.states is not None:
             usage.feedback_bytes += len(given["feedback"]["data"].data)
         require_finite(item.sample)
@@ -66,4 +75,6 @@ def _scored(
         return {**found, "error": problem.as_dict()}
     if item.states is not None:
         found["states"] = item.states
-    return {**found, "reward": reward, "vanilla_reward": vanilla, "tokens": item.tokens}
+    if item.text.cut:
+        found["truncated"] = item.text.cut
+    return {**found, "reward": reward, "vanilla_reward": vanilla, "tokens": item.text.tokens}

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from r2m.errors import TABLE, Code, Problem
 from r2m_client._errors import ConnectError, server_error
+from r2m_client._reading import read
 from r2m_client._results import AlignProgress
 from r2m_client.testing import _runs
 from r2m_client.testing._align import align
+from r2m_client.testing._anchors import get_anchors, put_anchors
 from r2m_client.testing._backbone import (
+    Advice,
+    AdviceOn,
     Backbone,
     CountTokens,
     Reward,
@@ -21,18 +25,25 @@ from r2m_client.testing._backbone import (
     Verdict,
     VerdictOf,
     count_words,
+    known_advice,
     known_verdict,
 )
+from r2m_client.testing._changes import list_changes, update_run
 from r2m_client.testing._client import AsyncFakeClient, FakeClient
+from r2m_client.testing._evaluate import evaluate
+from r2m_client.testing._labels import add_labels, list_samples
 from r2m_client.testing._score import score
 from r2m_client.testing._world import World
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from r2m_client._async_client import AsyncClient
     from r2m_client._calls import Call
     from r2m_client._client import Client
     from r2m_client._retry import Retry
     from r2m_client._samples import Tensor, WireDtype
+    from r2m_client.testing._align_groups import Sorted
 
 Handler = Callable[[World, dict[str, Any]], object]
 
@@ -46,6 +57,13 @@ ROUTES: dict[str, tuple[str, Handler]] = {
     "DeleteRun": ("archive_run", _runs.archive_run),
     "Score": ("score", score),
     "Align": ("align", align),
+    "Evaluate": ("evaluate", evaluate),
+    "UpdateRun": ("update_run", update_run),
+    "ListChanges": ("changes", list_changes),
+    "PutAnchors": ("put_anchors", put_anchors),
+    "GetAnchors": ("anchors", get_anchors),
+    "AddLabels": ("add_labels", add_labels),
+    "ListSamples": ("samples", list_samples),
     "ListHeads": ("heads", _runs.list_heads),
     "GetHead": ("head", _runs.get_head),
     "GetHeadWeights": ("head_weights", _runs.head_weights),
@@ -91,6 +109,7 @@ class FakeServer:
         vanilla: sample → the frozen reward model's reward; None: that of `reward` by version 0.
         verdict: on every candidate: a word, or a function of the step and the groups that can be
             used (`r2m_client.Group`, samples as above).
+        advice: what the audited gap says: a word (ok, warn, stop), or a function of the run's name.
         fingerprint: of the backbone. May be assigned to later: runs then answer
             backbone_mismatch.
         hidden_size: width of the backbone.
@@ -101,7 +120,7 @@ class FakeServer:
         calls: every attempt of a call so far.
 
     Raises:
-        ValueError: `verdict` is a word but no verdict.
+        ValueError: `verdict` or `advice` is a word that is none.
     """
 
     def __init__(
@@ -110,6 +129,7 @@ class FakeServer:
         *,
         vanilla: Vanilla | None = None,
         verdict: Verdict | VerdictOf = "accepted",
+        advice: Advice | AdviceOn = "ok",
         fingerprint: str = "fa6e" * 16,
         hidden_size: int = 32,
         max_length: int = 4096,
@@ -117,6 +137,8 @@ class FakeServer:
     ) -> None:
         if not callable(verdict):
             known_verdict(verdict)
+        if not callable(advice):
+            known_advice(advice)
         self._world = World(
             Backbone(
                 reward=reward,
@@ -126,6 +148,7 @@ class FakeServer:
                 hidden_size=hidden_size,
                 max_length=max_length,
                 count_tokens=count_tokens,
+                advice=advice,
             )
         )
         self._failures: list[_Failure] = []
@@ -212,7 +235,7 @@ class FakeServer:
         """
         with self._lock:
             method, handler = ROUTES.get(call.rpc, (call.rpc, None))
-            self._world.measured = 0
+            self._world.told = None
             failure = self._failure(method)
             error: str | None = None
             try:
@@ -228,11 +251,11 @@ class FakeServer:
                 raise server_error(problem.as_dict(), retry_after=wait) from None
             finally:
                 self.calls.append(RecordedCall(method, _request(call, body), error))
-            measured = self._world.measured
-        if call.progress is not None:
+            told = self._world.told
+        if call.progress is not None and told is not None:
             # As over gRPC: the work is done whatever this raises, and a retry finds the answer.
-            for done in range(1, measured + 1):
-                call.progress(AlignProgress(done, measured))
+            for progress in _progress(told):
+                call.progress(progress)
         if failure is not None:
             raise ConnectError("the connection broke, as the test asked for")
         return answer
@@ -251,10 +274,26 @@ def _request(call: Call[Any], body: bytes) -> dict[str, Any]:
     return {**call.names, **(json.loads(body) if body else {})}
 
 
+def _progress(told: Sorted) -> Iterator[AlignProgress]:
+    """What an align says on its way: groups that never reach the device first, then one by one."""
+
+    def said(done: int, skipped: list[dict[str, Any]]) -> AlignProgress:
+        total = told.measured
+        return read(AlignProgress, {"groups_done": done, "groups_total": total, "skipped": skipped})
+
+    if told.unmeasured:
+        yield said(0, told.unmeasured)
+    for place in range(told.measured):
+        skipped = told.skipped_at.get(place)
+        yield said(place + 1, [] if skipped is None else [skipped])
+
+
 def _attached(request: dict[str, Any], tensors: tuple[Tensor, ...]) -> dict[str, Any]:
     """The request with every tensor in its sample's feedback."""
     groups: list[dict[str, Any]] = request.get("groups") or [request]
     samples = [sample for group in groups for sample in group.get("samples", ())]
+    pairs = [*request.get("pairs", ()), *request.get("anchors", ())]
+    samples += [pair[side] for pair in pairs for side in ("chosen", "rejected")]
     for tensor in tensors:
         samples[tensor.position]["feedback"]["data"] = tensor.value
     return request

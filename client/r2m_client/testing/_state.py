@@ -1,13 +1,9 @@
-"""A fake's runs, branches and heads, and the answers' form of them."""
+"""A fake's runs, branches and heads."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
-
-import numpy as np
 
 from r2m.errors import Code, Problem
 from r2m_client.testing._method import Method
@@ -15,7 +11,6 @@ from r2m_client.testing._method import Method
 LIVE, PREVIOUS, CANDIDATE, REFERENCE = "live", "previous", "candidate", "reference"
 SERVER_ALIASES = frozenset({LIVE, PREVIOUS, CANDIDATE})
 FIRST_BRANCH = "main"
-TRUNCATION = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +33,7 @@ class Branch:
     origin_head: int | None = None
     origin_step: int | None = None
     reason: str | None = None
+    rejections: int = 0
 
 
 @dataclass(slots=True)
@@ -88,6 +84,34 @@ class Usage:
 
 
 @dataclass(slots=True)
+class AnchorSet:
+    """Pairs that judge, as they were sent, by id; `prompts` never train."""
+
+    number: int
+    pairs: dict[str, dict[str, Any]]
+    sha256: str
+    prompts: frozenset[str]
+    looks: int = 0
+
+
+@dataclass(slots=True)
+class Kept:
+    """A marked sample, as the answers have it, and what was said of it."""
+
+    number: int
+    out: dict[str, Any]
+    query: str
+    labels: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    losses: int = 0
+    """How many preferences name it as the worse one."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether nobody has said anything of it."""
+        return not self.labels and not self.losses
+
+
+@dataclass(slots=True)
 class Run:
     """A run with all that belongs to it."""
 
@@ -99,7 +123,15 @@ class Run:
     created_at: str
     backbone_width: int
     usage: Usage
+    truncation: str = "none"
     archived: bool = False
+    frozen: str | None = None
+    anchors: AnchorSet | None = None
+    judged: int = 0
+    created_with: dict[str, Any] = field(default_factory=dict[str, Any])
+    changes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    kept: dict[str, Kept] = field(default_factory=dict[str, Kept])
+    trained: set[str] = field(default_factory=set[str])
     current: str = FIRST_BRANCH
     branches: dict[str, Branch] = field(default_factory=dict[str, Branch])
     aliases: dict[str, int] = field(default_factory=dict[str, int])
@@ -107,14 +139,28 @@ class Run:
     steps: dict[tuple[str, int], Answered] = field(default_factory=dict[tuple[str, int], Answered])
 
     @property
-    def created_with(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """What the same create_run must bring again."""
         return {
             "feedback": self.feedback,
             "policy": asdict(self.policy),
-            "truncation": TRUNCATION,
+            "truncation": self.truncation,
             "method": asdict(self.method),
         }
+
+    def changed(
+        self, at: str, what: str, detail: dict[str, Any], reason: str | None = None
+    ) -> None:
+        """One entry more in the audit trail."""
+        entry = {"at": at, "what": what, "detail": detail}
+        self.changes.append(entry if reason is None else {**entry, "reason": reason})
+
+    def next_anchors(self, step: int) -> int | None:
+        """The first step after `step` at which the anchors' hidden states come along."""
+        every = self.method.gate.anchors_every
+        if self.anchors is None or every is None:
+            return None
+        return (step // every + 1) * every
 
     def require_open(self, fingerprint: str) -> None:
         """Refuse everything but reading where the run cannot go on.
@@ -216,100 +262,3 @@ class Run:
         before = self.aliases[LIVE]
         if before != live:
             self.aliases |= {LIVE: live, PREVIOUS: before}
-
-
-def weights(run: Run, head: Head) -> bytes:
-    """A version's safetensors file: the server's names and shapes, noise and zeros for weights."""
-    from safetensors.numpy import save
-
-    draw = np.random.default_rng(int(head.lineage[:16], 16))
-    phi = draw.standard_normal((1, run.backbone_width), dtype=np.float32)
-    tensors = {"head.weight": phi}
-    if run.feedback != "none":
-        inner = run.method.width
-        for name, shape in (
-            ("w_q", (run.backbone_width, inner)),
-            ("w_k", (run.policy.hidden_size, inner)),
-            ("w_v", (run.policy.hidden_size, inner)),
-            ("w_o", (inner, run.backbone_width)),
-        ):
-            tensors[name] = np.zeros(shape, np.float32)
-    metadata = {
-        "format": "r2m-head-1",
-        "fingerprint": run.fingerprint,
-        "feedback": run.feedback,
-        "method": asdict(run.method),
-        "omega": head.omega,
-        "t": head.t,
-    }
-    data = save(tensors, {"r2m": json.dumps(metadata, sort_keys=True)})
-    head.file = (hashlib.sha256(data).hexdigest(), len(data))
-    return data
-
-
-def run_out(run: Run) -> dict[str, Any]:
-    """A run, for an answer."""
-    branch = run.branch(None)
-    return {
-        "run": run.name,
-        "fingerprint": run.fingerprint,
-        "policy": asdict(run.policy),
-        "feedback": run.feedback,
-        "method": asdict(run.method),
-        "branch": branch.name,
-        "step": branch.step,
-        "next_step": branch.step + 1,
-        "head": branch.live,
-        "aliases": dict(run.aliases),
-        "archived": run.archived,
-        "created_at": run.created_at,
-        "branches": [
-            {
-                "branch": one.name,
-                "head": one.live,
-                "step": one.step,
-                "origin_branch": one.origin_branch,
-                "origin_head": one.origin_head,
-                "origin_step": one.origin_step,
-                "reason": one.reason,
-            }
-            for one in run.branches.values()
-        ],
-        "truncation": TRUNCATION,
-    }
-
-
-def full_run_out(run: Run) -> dict[str, Any]:
-    """A run with what it has used and the live head's numbers: where one run is asked for."""
-    live = run.head(LIVE)
-    return {
-        **run_out(run),
-        "usage": asdict(run.usage),
-        "live": {"verdict": live.verdict, "t": live.t, **live.metrics},
-    }
-
-
-def head_out(run: Run, head: Head) -> dict[str, Any]:
-    """A version, for an answer."""
-    if head.file is None:
-        weights(run, head)
-    assert head.file is not None
-    sha256, size = head.file
-    return {
-        "run": run.name,
-        "head": head.number,
-        "parent": head.parent,
-        "branch": head.branch,
-        "step": head.step,
-        "t": head.t,
-        "omega": head.omega,
-        "reference": head.reference,
-        "accepted": head.accepted,
-        "verdict": head.verdict,
-        "reason": head.reason,
-        "metrics": head.metrics,
-        "created_at": head.created_at,
-        "sha256": sha256,
-        "bytes": size,
-        "aliases": sorted(name for name, at in run.aliases.items() if at == head.number),
-    }

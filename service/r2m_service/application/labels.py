@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from r2m.errors import Code, Problem
 from r2m_service.application.contract import (
+    MAX_LISTED,
     KeptSampleList,
     KeptSampleOut,
     LabelIn,
@@ -22,7 +23,6 @@ from r2m_service.application.samples import error_out
 from r2m_service.domain.labels import KeptSample, Label
 
 ALARM = "the audited gap raised its alarm: rewards run ahead of outside grades"
-MAX_LISTED = 1000
 
 
 class Labels:
@@ -90,6 +90,8 @@ class Labels:
             raise Problem(
                 Code.INVALID_REQUEST, f"limit is between 1 and {MAX_LISTED}", field="limit"
             )
+        if not 0 <= after < 2**63:
+            raise Problem(Code.INVALID_REQUEST, "after is between 0 and 2**63 - 1", field="after")
         await find_run(self._registry, name)
         found = await asyncio.to_thread(
             self._labels.list_samples, name, after=after, limit=limit, waiting=waiting

@@ -124,6 +124,14 @@ def _problem(error: ValidationError, value: object, prefix: str) -> Problem:
     )
 
 
+def parameter_problem(error: ErrorDetails) -> Problem:
+    """What is wrong with a parameter of a path or a query: its last place is its name."""
+    name = str(error["loc"][-1])[:_EXCERPT] if error["loc"] else ""
+    return Problem(
+        Code.INVALID_REQUEST, f"{name or 'the path'} {_sentence(error)}", field=name or None
+    )
+
+
 def _sentence(error: ErrorDetails) -> str:
     kind = error["type"]
     context = {key: str(one)[:200] for key, one in error.get("ctx", {}).items()}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, exists, func, insert, select
 
-from r2m_service.domain.runs import AnchorSet
+from r2m_service.domain.runs import AnchorSet, Change
 from r2m_service.registry.label_rows import label_of, label_row, sample_of, sample_row
 from r2m_service.registry.statements import audit_of, lock_open_run, record, set_frozen, store_audit
 from r2m_service.registry.tables import anchor_sets, labels, samples, trained
@@ -14,13 +15,12 @@ from r2m_service.registry.transactions import Transactions
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from datetime import datetime
 
     from sqlalchemy import Connection
 
     from r2m_service.domain.audit import AuditState
     from r2m_service.domain.labels import KeptSample, Label
-    from r2m_service.domain.runs import BlobRef, Change
+    from r2m_service.domain.runs import BlobRef
 
 _MANY = 500
 """Names in one statement: databases bound how many values it may carry."""
@@ -162,6 +162,8 @@ class SqlLabels(Transactions):
             store_audit(connection, run, audit)
             if freeze_on_alarm is not None and audit.advice == "stop" != before:
                 set_frozen(connection, run, freeze_on_alarm)
+                now = datetime.now(UTC)
+                record(connection, run, Change(now, "frozen", {}, freeze_on_alarm))
         return found, audit
 
     def training_labels(self, run: str, *, groups: int) -> tuple[list[KeptSample], list[Label]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import insert, update
 
 from r2m.errors import Code, Problem
-from r2m_service.domain.runs import CANDIDATE, FIRST_BRANCH, LIVE, REFERENCE, Branch
+from r2m_service.domain.runs import CANDIDATE, FIRST_BRANCH, LIVE, REFERENCE, Branch, Change
 from r2m_service.registry.labels import SqlLabels
 from r2m_service.registry.pruning import apply_repair, prune_run
 from r2m_service.registry.reading import SqlReader
@@ -157,6 +157,9 @@ class SqlRegistry(SqlLabels, SqlReader):
                 raise conflict
             if commit.freeze is not None:
                 set_frozen(connection, commit.run, commit.freeze)
+                at_step = {"branch": commit.branch, "step": commit.step}
+                change = Change(commit.at, "frozen", at_step, commit.freeze)
+                record(connection, commit.run, change)
             if commit.look:
                 count_look(connection, commit.run)
             remember_trained(connection, commit.run, commit.trained)
@@ -177,6 +180,9 @@ class SqlRegistry(SqlLabels, SqlReader):
                     point(connection, commit.run, CANDIDATE, candidate.number)
             if commit.reference is not None:
                 point(connection, commit.run, REFERENCE, commit.reference)
+                moved = {"alias": REFERENCE, "head": commit.reference}
+                why = f"the anchors prove it better, at step {commit.step} of {commit.branch}"
+                record(connection, commit.run, Change(commit.at, "alias", moved, why))
 
     def open_branch(self, run: str, branch: Branch, change: Change) -> None:
         """Add a branch, make it the run's current one, and move `live` and `previous`.

@@ -23,6 +23,7 @@ from r2m_service.application.contract.base import (
 )
 from r2m_service.application.contract.labels import (
     MAX_ANCHORS,
+    MAX_LISTED,
     AnchorPairIn,
     AnchorsJudged,
     AnchorsOut,
@@ -85,6 +86,7 @@ from r2m_service.application.contract.scoring import (
 __all__ = [
     "MAX_ANCHORS",
     "MAX_GROUP",
+    "MAX_LISTED",
     "MAX_SAMPLES",
     "NAME_PATTERN",
     "AccuracyOut",

@@ -16,6 +16,7 @@ from r2m_service.application.contract.base import (
 from r2m_service.application.contract.samples import SampleIn
 
 MAX_ANCHORS = 4096
+MAX_LISTED = 1000
 Advice = Literal["ok", "warn", "stop"]
 
 

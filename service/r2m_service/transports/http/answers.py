@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from r2m.errors import Code, Problem
 from r2m_service.application.contract import Answer
+from r2m_service.application.parsing import parameter_problem
 from r2m_service.transports.failures import only_problems, retry_after
 
 log = logging.getLogger(__name__)
@@ -56,8 +58,9 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def on_validation_error(request: Request, error: Exception) -> Response:
-    """The framework could not read a parameter of the path."""
-    return failure(Problem(Code.INVALID_REQUEST, "the path is not as documented"))
+    """The framework could not read a parameter of the path or the query."""
+    assert isinstance(error, RequestValidationError)
+    return failure(parameter_problem(error.errors()[0]))
 
 
 class Guard:

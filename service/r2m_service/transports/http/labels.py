@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from r2m.errors import Code
 from r2m_service.application.contract import (
+    MAX_LISTED,
     AnchorsOut,
     AnchorsRequest,
     KeptSampleList,
@@ -21,8 +22,11 @@ from r2m_service.transports.http.body import Intake
 from r2m_service.transports.http.docs import BODY, OPEN_RUN, READING, operation
 from r2m_service.transports.interface import Application
 
-_After = Annotated[int, Query(ge=0, lt=2**63, description="the `next` of the page before")]
-_Limit = Annotated[int, Query(ge=1, le=1000)]
+# Their bounds are for the document: the application refuses what is beyond, as over gRPC.
+_After = Annotated[
+    int, Query(description="the `next` of the page before", json_schema_extra={"minimum": 0})
+]
+_Limit = Annotated[int, Query(json_schema_extra={"minimum": 1, "maximum": MAX_LISTED})]
 _Waiting = Annotated[bool, Query(description="those without a label alone")]
 
 
