@@ -7,6 +7,7 @@ PROTO_VENV := .venv-proto
 TORCH  ?= torch==2.13.0
 
 STEPS ?= 8
+MINUTES ?= 20
 MODEL ?=
 
 # Two spinning threads on two shared cores are slower than one, and sums depend on their number.
@@ -43,6 +44,11 @@ demo: install ## Train a real policy against a real server (STEPS=8, MODEL=folde
 .PHONY: test
 test: install ## Run the tests
 	@$(BIN)/python -m pytest
+
+.PHONY: fuzz
+fuzz: install ## Hunt for inputs that break it (MINUTES=20)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install -q -e '.[fuzz]'
+	@$(BIN)/python tests/fuzz/run.py --minutes $(MINUTES)
 
 .PHONY: check
 check: install proto-check ## Format, lint, types, layers, generated code

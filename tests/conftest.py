@@ -11,7 +11,9 @@ import pytest
 from hypothesis import settings
 
 settings.register_profile("r2m", deadline=None, derandomize=True)
-settings.load_profile("r2m")
+# What `make fuzz` runs: other examples every time, and those that fail are printed to be kept.
+settings.register_profile("fuzz", deadline=None, max_examples=400, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "r2m"))
 
 
 @pytest.fixture(scope="session")

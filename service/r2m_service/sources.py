@@ -22,10 +22,9 @@ from r2m_service.settings import PREFIX, Settings, hidden
 
 FILE_VARIABLE = f"{PREFIX}CONFIG"
 FILE_HELP = f"TOML file of settings, their names as keys [env {FILE_VARIABLE}]"
-ELSEWHERE = frozenset(
-    {"R2M_URL", "R2M_TEST_DATA", "R2M_TEST_DATABASE_URL", "R2M_DEMO_DEBUG", FILE_VARIABLE}
-)
-"""Variables of the client, the tests and the demo: no settings of the server, and no mistakes."""
+ELSEWHERE = frozenset({"R2M_URL", "R2M_DEMO_DEBUG", FILE_VARIABLE})
+"""Variables of the client and the demo: no settings of the server, and no mistakes."""
+OF_TESTS = "R2M_TEST_"
 
 NAMES = tuple(Settings.model_fields)
 
@@ -170,7 +169,8 @@ def _refuse_unknown_variables(environment: Mapping[str, str]) -> None:
     known = {variable(name): name for name in NAMES}
     mine = {name for name in environment if name.upper().startswith(PREFIX)}
     for name in sorted(mine - _of_kubernetes(mine)):
-        if name.upper() not in known and name.upper() not in ELSEWHERE:
+        theirs = name.upper() in ELSEWHERE or name.upper().startswith(OF_TESTS)
+        if name.upper() not in known and not theirs:
             raise SettingsError(f"environment: {_unknown(name, [*known, FILE_VARIABLE])}")
 
 

@@ -111,9 +111,9 @@ def test_an_unknown_variable_is_refused_and_the_nearest_named(monkeypatch, name,
 
 
 def test_variables_that_belong_elsewhere_are_left_alone(monkeypatch):
-    for name in ELSEWHERE - {"R2M_CONFIG"}:
+    for name in (ELSEWHERE | {"R2M_TEST_DATA"}) - {"R2M_CONFIG"}:
         monkeypatch.setenv(name, "x")
-    assert {"R2M_URL", "R2M_TEST_DATA"} <= ELSEWHERE
+    assert "R2M_URL" in ELSEWHERE
     assert set(collect({}).origins.values()) == {Origin.DEFAULT}
 
 

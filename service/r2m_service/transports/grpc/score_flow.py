@@ -239,6 +239,7 @@ class OpenStream:
     async def _serve(self, upload: SampleUpload) -> None:
         """A sample's life."""
         try:
+            upload.begin()
             answer = await self._score(upload)
         except Problem as problem:
             answer = upload.failed(problem)

@@ -81,6 +81,7 @@ class SampleUpload:
         self.task: asyncio.Task[None] | None = None
         self._clock = clock
         self._tensor = None if sample.feedback is None else Tensor(sample.feedback)
+        self._begun = False
         self._touched = 0.0
         self._arrived = asyncio.Event()
         self._look()
@@ -94,6 +95,12 @@ class SampleUpload:
     def arriving(self) -> bool:
         """It holds its reservation, and only more reading brings it further."""
         return self.admitted and not self._arrived.is_set() and self.problem is None
+
+    def begin(self) -> None:
+        """Its task runs. Raises the Problem that it was given up with before that."""
+        self._begun = True
+        if self.problem is not None:
+            raise self.problem
 
     def admit(self) -> None:
         """Its bytes are reserved: from now on the client is expected to send them."""
@@ -151,7 +158,8 @@ class SampleUpload:
         """Answer it with this error; what its task does now is of no use any more."""
         if self.problem is None:
             self.problem = problem
-            if self.task is not None:
+            # A task that has not begun would be gone without a word.
+            if self.task is not None and self._begun:
                 self.task.cancel()
 
     def failed(self, problem: Problem) -> ScoreOut:
