@@ -1,6 +1,6 @@
 """What clients do to a server, all at once, in a process of its own: it answers, and does not grow.
 
-The number of rounds is the environment's: R2M_TEST_SOAK_ROUNDS, 1 unless set; `make fuzz` sets more.
+R2M_TEST_SOAK_ROUNDS in the environment says how many rounds; `make fuzz` asks for more than one.
 """
 
 from __future__ import annotations
