@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 OTHERS = {"--check"}  # of docs/generate.py
+OF_TESTS = {"R2M_TEST_DATA", "R2M_TEST_DATABASE_URL"}
 ADDED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][
     "r2m.commands"
 ]
@@ -56,7 +57,7 @@ def test_flags_and_variables_of_a_page_exist(page):
     text = without_scripts(page)
     known = {flag for command in commands().values() for flag in flags_of(command)} | OTHERS
     assert set(FLAG.findall(text)) <= known
-    variables = {variable(name) for name in Settings.model_fields} | ELSEWHERE
+    variables = {variable(name) for name in Settings.model_fields} | ELSEWHERE | OF_TESTS
     assert set(re.findall(r"\bR2M_[A-Z_]*[A-Z]\b", text)) <= variables
 
 

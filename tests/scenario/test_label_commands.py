@@ -1,10 +1,10 @@
-"""`r2m labels`, `r2m anchors`, `r2m freeze`: against a real server."""
+"""`r2m labels`, `anchors`, `freeze`, `rollback`, `alias`: against a real server."""
 
 import json
 
 import pytest
 from click.testing import CliRunner
-from support.rollouts import WIDTH_P, samples
+from support.rollouts import WIDTH_P, groups, samples
 
 from r2m_client import Client
 from r2m_client.cli import main
@@ -84,3 +84,22 @@ def test_anchors(r2m, run):
 def test_freeze(r2m, run):
     assert r2m("freeze", run, "--reason", "tea").stdout == f"{run} is frozen: tea\n"
     assert r2m("unfreeze", run).stdout == f"{run} learns again, from step 1\n"
+
+
+def test_rollback_and_alias(r2m, server, run):
+    with Client(server.urls["http"], retries=0) as client:
+        for step in (1, 2):
+            client.align(run, step=step, groups=groups(step))
+        assert r2m("alias", run, "best", "1").stdout == f"best of {run} points at head 1\n"
+        moved = r2m("alias", run, "best", "2", "--expect", "1").stdout
+        assert moved == f"best of {run} points at head 2, before at 1\n"
+        late = r2m("alias", run, "best", "0", "--expect", "1")
+        assert (late.exit_code, "alias_moved" in late.stderr) == (1, True)
+        back = r2m("rollback", run, "--to-step", "1", "--reason", "why not")
+        assert back.stdout == f"{run} is on branch b1 now: head 1 is live, the next step is 2\n"
+        assert r2m("rollback", run, "--to", "0").stdout.endswith("the next step is 1\n")
+        assert [one.reason for one in client.run(run).branches][1] == "why not"
+    for wrong in ((), ("--to", "1", "--to-step", "1")):
+        result = r2m("rollback", run, *wrong)
+        assert (result.exit_code, "either --to or --to-step" in result.stderr) == (2, True)
+    assert "unknown_head" in r2m("rollback", run, "--to", "99").stderr

@@ -13,11 +13,11 @@ import click
 
 from r2m_client.cli._anchors import anchors
 from r2m_client.cli._evaluate import evaluate
-from r2m_client.cli._freeze import freeze, unfreeze
 from r2m_client.cli._heads import heads
 from r2m_client.cli._labels import labels
 from r2m_client.cli._runs import runs
 from r2m_client.cli._score import score
+from r2m_client.cli._steering import alias, freeze, rollback, unfreeze
 
 GROUP = "r2m.commands"
 NEEDS_SERVICE = (
@@ -107,5 +107,6 @@ def main() -> None:
     """
 
 
-for command in (anchors, evaluate, freeze, heads, labels, runs, score, unfreeze):
+OWN = (alias, anchors, evaluate, freeze, heads, labels, rollback, runs, score, unfreeze)
+for command in OWN:
     main.add_command(command)
