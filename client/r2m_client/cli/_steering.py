@@ -44,7 +44,7 @@ def rollback(
     url: str,
     timeout: float,
 ) -> None:
-    """Take RUN back to a head or a step, on a new branch.
+    r"""Take RUN back to a head or a step, on a new branch.
 
     Live, optimizer state and counters go back together; nothing is deleted. Aligns of the branch
     that is left are refused from then on.
@@ -70,7 +70,7 @@ def rollback(
 @click.option("--expect", type=click.IntRange(min=0), help="Move it only if it points there now.")
 @server_options
 def alias(run: str, name: str, head: int, expect: int | None, url: str, timeout: float) -> None:
-    """Point alias NAME of RUN at HEAD: it is kept, with its optimizer state, as long as it does.
+    r"""Point alias NAME of RUN at HEAD: it is kept, with its optimizer state, as long as it does.
 
     The name `reference` is what candidates are measured against.
 
