@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from r2m_client import _calls
+from r2m_client import _calls, _split_talk
 from r2m_client._async_label_methods import AsyncLabelMethods
-from r2m_client._errors import R2MError
+from r2m_client._errors import R2MError, ServerError
 from r2m_client._settings import NO_HEADERS, Settings
 from r2m_client._transport import open_async_transport
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     )
     from r2m_client._retry import Retry
     from r2m_client._samples import AnchorStates, Convention, Group, Pair, Sample, WireDtype
+    from r2m_client._split_talk import Feedback, Talk
+    from r2m_client.split import Context
 
 T = TypeVar("T")
 
@@ -145,8 +147,21 @@ class AsyncClient(AsyncLabelMethods, Settings):
         head: int | str = "live",
         step: int | None = None,
         branch: str | None = None,
+        feedback: Feedback = "streamed",
     ) -> ScoreResult:
         """See `Client.score`."""
+        if feedback != "streamed":
+            return await self._talk(
+                _split_talk.score(
+                    samples,
+                    feedback,
+                    run=run,
+                    head=head,
+                    step=step,
+                    branch=branch,
+                    wire_dtype=self._wire_dtype,
+                )
+            )
         return await self._send(
             _calls.score(
                 samples, run=run, head=head, step=step, branch=branch, wire_dtype=self._wire_dtype
@@ -167,8 +182,24 @@ class AsyncClient(AsyncLabelMethods, Settings):
         branch: str | None = None,
         anchors: Iterable[AnchorStates] = (),
         progress: Callable[[AlignProgress], object] | None = None,
+        feedback: Feedback = "streamed",
+        context: Context | None = None,
     ) -> AlignResult:
         """See `Client.align`; `progress` is a plain function, called in the event loop."""
+        if feedback != "streamed":
+            return await self._talk(
+                _split_talk.align(
+                    run,
+                    feedback,
+                    context,
+                    step=step,
+                    groups=groups,
+                    branch=branch,
+                    anchors=anchors,
+                    progress=progress,
+                    wire_dtype=self._wire_dtype,
+                )
+            )
         return await self._send(
             _calls.align(
                 run,
@@ -222,3 +253,17 @@ class AsyncClient(AsyncLabelMethods, Settings):
             except R2MError as error:
                 pause = attempts.pause_after(error)
             await self._sleep(pause)
+
+    async def _talk(self, talk: Talk[T]) -> T:
+        """Calls that follow from each other's answers."""
+        try:
+            call = next(talk)
+            while True:
+                try:
+                    result = await self._send(call)
+                except ServerError as error:
+                    call = talk.throw(error)
+                else:
+                    call = talk.send(result)
+        except StopIteration as done:
+            return done.value

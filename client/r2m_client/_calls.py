@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import index
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 from urllib.parse import quote
 
 from r2m_client._errors import ProtocolError
 from r2m_client._reading import finite, read, read_list
 from r2m_client._results import (
     AliasInfo,
+    AlignPending,
     AlignProgress,
     AlignResult,
     Change,
@@ -26,7 +27,16 @@ from r2m_client._results import (
     ScoreResult,
     ServerInfo,
 )
-from r2m_client._samples import AnchorStates, Group, Pair, Sample, SampleWriter, Tensor, WireDtype
+from r2m_client._samples import (
+    AnchorStates,
+    Group,
+    Kept,
+    Pair,
+    Sample,
+    SampleWriter,
+    Tensor,
+    WireDtype,
+)
 
 T = TypeVar("T")
 Progress = Callable[[AlignProgress], object]
@@ -157,11 +167,12 @@ def score(
     step: int | None = None,
     branch: str | None = None,
     wire_dtype: WireDtype,
+    kept: Mapping[str, Kept] | None = None,
 ) -> Call[ScoreResult]:
     """Rewards of samples, in their order."""
     if run is None and (head != "live" or step is not None or branch is not None):
         raise ValueError(f"head {head!r} of which run? Without a run there are no heads")
-    writer = SampleWriter(wire_dtype)
+    writer = SampleWriter(wire_dtype, kept)
     written = writer.samples(samples)
     body: dict[str, object] = {"samples": written}
     ids = [sample["id"] for sample in written]
@@ -190,9 +201,13 @@ def align(
     anchors: Iterable[AnchorStates] = (),
     progress: Progress | None,
     wire_dtype: WireDtype,
+    kept: Mapping[str, Kept] | None = None,
 ) -> Call[AlignResult]:
-    """One update; the server answers (run, branch, step) once, so it may be sent again."""
-    writer = SampleWriter(wire_dtype)
+    """One update; the server answers (run, branch, step) once, so it may be sent again.
+
+    Of states that are `kept` there may be questions first: the result is an AlignPending then.
+    """
+    writer = SampleWriter(wire_dtype, kept)
     body: dict[str, object] = {"step": index(step), "groups": writer.groups(groups)}
     states = writer.anchors(anchors)
     if states:
@@ -203,12 +218,32 @@ def align(
         "Align",
         "POST",
         path_of(run, "align"),
-        lambda data: read(AlignResult, data),
+        _aligned if kept is not None else lambda data: read(AlignResult, data),
         {"run": run},
         body,
         tuple(writer.tensors),
         progress=progress,
     )
+
+
+def reply_align(
+    run: str, ticket: str, replies: list[dict[str, object]]
+) -> Call[AlignResult | AlignPending]:
+    """Answer what an align asked; a second time is `unknown_ticket`, which says so."""
+    return Call(
+        "ReplyAlign",
+        "POST",
+        path_of(run, "align", ticket),
+        _aligned,
+        {"run": run, "ticket": ticket},
+        {"replies": replies},
+    )
+
+
+def _aligned(data: object) -> Any:
+    if isinstance(data, Mapping) and data.get("ticket"):
+        return read(AlignPending, cast("object", data))
+    return read(AlignResult, data)
 
 
 def heads(run: str) -> Call[list[HeadInfo]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from r2m_client import _calls
+from r2m_client import _calls, _split_talk
 from r2m_client._errors import R2MError
 from r2m_client._label_methods import LabelMethods
 from r2m_client._settings import NO_HEADERS, Settings
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from r2m_client._retry import Retry
     from r2m_client._samples import AnchorStates, Convention, Group, Pair, Sample, WireDtype
     from r2m_client._score_stream import ScoreStream
+    from r2m_client._split_talk import Feedback, Talk
+    from r2m_client.split import Context
 
 T = TypeVar("T")
 
@@ -193,6 +195,7 @@ class Client(LabelMethods, Settings):
         head: int | str = "live",
         step: int | None = None,
         branch: str | None = None,
+        feedback: Feedback = "streamed",
     ) -> ScoreResult:
         """Rewards of samples, in their order, all by one head; repeated at will, as it is pure.
 
@@ -205,11 +208,25 @@ class Client(LabelMethods, Settings):
             head: a number, `live`, or another alias of the run.
             step: instead of a head: the one that scores this step of the branch.
             branch: of the step; None: the run's current one.
+            feedback: `split` keeps the hidden states here (r2m_client.split); or whoever answers
+                for states that are spread over processes.
 
         Raises:
             NotFound: no such run or head.
             ValueError: hidden states that are no matrix of numbers; nothing is sent then.
         """
+        if feedback != "streamed":
+            return self._talk(
+                _split_talk.score(
+                    samples,
+                    feedback,
+                    run=run,
+                    head=head,
+                    step=step,
+                    branch=branch,
+                    wire_dtype=self._wire_dtype,
+                )
+            )
         return self._send(
             _calls.score(
                 samples, run=run, head=head, step=step, branch=branch, wire_dtype=self._wire_dtype
@@ -241,6 +258,8 @@ class Client(LabelMethods, Settings):
         branch: str | None = None,
         anchors: Iterable[AnchorStates] = (),
         progress: Callable[[AlignProgress], object] | None = None,
+        feedback: Feedback = "streamed",
+        context: Context | None = None,
     ) -> AlignResult:
         """One update of the run's head, after an update of the policy.
 
@@ -255,12 +274,28 @@ class Client(LabelMethods, Settings):
             anchors: hidden states of the anchor pairs, where they are due (`anchors_step`).
             progress: called with an `AlignProgress` while the server works: groups done, and those
                 left out with their errors. Over gRPC only; what it raises cancels the call.
+            feedback: as for `score`; the server may ask about its candidate, and is answered.
+            context: of the score of these samples; without one the server asks for c and j.
 
         Raises:
             StepConflict: the step was answered for other content.
             StepOutOfOrder: not the branch's next step.
             ValueError: hidden states that are no matrix of numbers; nothing is sent then.
         """
+        if feedback != "streamed":
+            return self._talk(
+                _split_talk.align(
+                    run,
+                    feedback,
+                    context,
+                    step=step,
+                    groups=groups,
+                    branch=branch,
+                    anchors=anchors,
+                    progress=progress,
+                    wire_dtype=self._wire_dtype,
+                )
+            )
         return self._send(
             _calls.align(
                 run,
@@ -342,3 +377,7 @@ class Client(LabelMethods, Settings):
             except R2MError as error:
                 pause = attempts.pause_after(error)
             self._sleep(pause)
+
+    def _talk(self, talk: Talk[T]) -> T:
+        """Calls that follow from each other's answers."""
+        return _split_talk.drive(talk, self._send)

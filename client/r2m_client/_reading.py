@@ -8,6 +8,7 @@ believed.
 
 from __future__ import annotations
 
+import base64
 import math
 import types
 from collections.abc import Callable, Mapping
@@ -160,8 +161,13 @@ def _float(found: object) -> float:
     return float(found)  # protobuf writes "NaN" and "Infinity"
 
 
+def _bytes(found: object) -> bytes:
+    return base64.b64decode(_str(found), validate=True)
+
+
 _SCALARS: dict[object, Convert] = {
     str: _str,
+    bytes: _bytes,
     bool: _bool,
     int: _int,
     float: _float,

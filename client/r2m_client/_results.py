@@ -10,6 +10,7 @@ from typing import Any
 
 from r2m_client._errors import SamplesFailed, ServerError
 from r2m_client._label_results import AnchorsInfo, AnchorsJudged, AuditInfo, Evidence
+from r2m_client.split import Context
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Score:
         truncated: tokens cut off, where the run cuts.
         finish_reason: as it was sent.
         audit: whether it is marked for an outside label (`Client.add_labels`).
+        u: the absorbed query, where its states stayed here and nothing was told of them yet.
+        feedback_bytes: that its feedback took, both ways.
     """
 
     id: str
@@ -37,6 +40,8 @@ class Score:
     truncated: int | None = None
     finish_reason: str | None = None
     audit: bool = False
+    u: bytes | None = field(default=None, repr=False)
+    feedback_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,8 @@ class ScoreResult:
         run, head, branch, omega: which head it was; None without a run.
         scores: one per sample.
         advice: what the audited gap says: ok, warn, stop; None without a run.
+        v: with scores that have a u: what goes with it.
+        context: of a score with split feedback: what align takes the same head's u and v from.
     """
 
     fingerprint: str
@@ -57,6 +64,8 @@ class ScoreResult:
     omega: float | None = None
     scores: tuple[Score, ...] = ()
     advice: str | None = None
+    v: bytes | None = field(default=None, repr=False)
+    context: Context | None = field(default=None, repr=False)
 
     @property
     def rewards(self) -> list[float | None]:
@@ -167,6 +176,7 @@ class AlignResult:
         anchors_step: the next step that brings the anchors' hidden states.
         evidence: numbers that inform and never decide.
         advice: what the audited gap says: ok, warn, stop.
+        feedback_bytes: that this step's feedback took, both ways.
     """
 
     run: str
@@ -190,6 +200,37 @@ class AlignResult:
     anchors_step: int | None = None
     evidence: Evidence | None = None
     advice: str | None = None
+    feedback_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A sample's absorbed query, D_p float32."""
+
+    id: str
+    u: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What an align wants to know of states that stayed here: `want` is fused or pooled."""
+
+    because: str
+    want: str
+    v: bytes = field(repr=False)
+    queries: tuple[Query, ...]
+    head: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AlignPending:
+    """An align that asks before it answers."""
+
+    run: str
+    step: int
+    branch: str
+    ticket: str
+    questions: tuple[Question, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

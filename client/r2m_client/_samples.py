@@ -130,15 +130,34 @@ class Tensor:
     value: TensorValue
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What goes along in place of hidden states that stay here (r2m_client.split).
+
+    Attributes:
+        tokens: of prompt + response.
+        head: whose u and v the numbers were computed with.
+        fused: v·c, at score.
+        pooled: c, then j, at align: 2·D_p float32.
+    """
+
+    tokens: int
+    head: int | None = None
+    fused: float | None = None
+    pooled: bytes | None = None
+
+
 class SampleWriter:
     """Turns samples into JSON objects and collects their tensors, each array converted once.
 
     Args:
         wire_dtype: what float32 and wider hidden states are sent as.
+        kept: by the id of samples whose states stay here: what goes along instead.
     """
 
-    def __init__(self, wire_dtype: WireDtype) -> None:
+    def __init__(self, wire_dtype: WireDtype, kept: Mapping[str, Kept] | None = None) -> None:
         self._wire_dtype: WireDtype = wire_dtype
+        self._kept: Mapping[str, Kept] = kept or {}
         self._written = 0
         self.tensors: list[Tensor] = []
 
@@ -218,10 +237,8 @@ class SampleWriter:
             body["token_ids"] = [index(one) for one in sample.token_ids]
         if sample.group:
             body["group"] = sample.group
-        if sample.hidden_states is not None:
-            value = wire_value(sample, self._wire_dtype)
-            self.tensors.append(Tensor(self._written, sample.id, value))
-            feedback: dict[str, object] = {"dtype": value.dtype, "shape": list(value.shape)}
+        feedback = self._feedback(sample)
+        if feedback is not None:
             for key in ("hidden_state", "last_token", "tokens"):
                 stated = getattr(sample, key)
                 if stated is not None:
@@ -229,6 +246,27 @@ class SampleWriter:
             body["feedback"] = feedback
         self._written += 1
         return body
+
+    def _feedback(self, sample: Sample) -> dict[str, object] | None:
+        kept = self._kept.get(sample.id)
+        if kept is not None:
+            split = {"head": kept.head, "fused": kept.fused}
+            told: dict[str, object] = {
+                "tokens": kept.tokens,
+                "split": {key: value for key, value in split.items() if value is not None},
+            }
+            if kept.pooled is None:
+                return told
+            from r2m.tensors import TensorValue
+
+            value = TensorValue("float32", (2, len(kept.pooled) // 8), kept.pooled)
+        elif sample.hidden_states is not None:
+            told = {}
+            value = wire_value(sample, self._wire_dtype)
+        else:
+            return None
+        self.tensors.append(Tensor(self._written, sample.id, value))
+        return {"dtype": value.dtype, "shape": list(value.shape), **told}
 
 
 def _message(turn: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class Code(StrEnum):
     STEP_CONFLICT = "step_conflict"
     STEP_OUT_OF_ORDER = "step_out_of_order"
     ALIGN_CONFLICT = "align_conflict"
+    UNKNOWN_TICKET = "unknown_ticket"
     BRANCH_LEFT = "branch_left"
     # one sample
     TEXT_EMPTY = "text_empty"
@@ -53,6 +54,8 @@ class Code(StrEnum):
     FEEDBACK_ENCODING = "feedback_encoding"
     FEEDBACK_CONVENTION = "feedback_convention"
     FEEDBACK_NOT_FINITE = "feedback_not_finite"
+    STALE_CONTEXT = "stale_context"
+    UNANSWERED = "unanswered"
     REWARD_NOT_FINITE = "reward_not_finite"
     # outside labels and anchors
     NO_ANCHORS = "no_anchors"
@@ -160,6 +163,13 @@ TABLE: dict[Code, Row] = {
     Code.ALIGN_CONFLICT: Row(
         409, "ABORTED", True, "Another align committed first: send the same request again."
     ),
+    Code.UNKNOWN_TICKET: Row(
+        404,
+        "NOT_FOUND",
+        False,
+        "No align waits for replies to this ticket (answered, timed out, or the server restarted): "
+        "send the align again; a step that was answered gets its answer.",
+    ),
     Code.BRANCH_LEFT: Row(
         409,
         "FAILED_PRECONDITION",
@@ -214,6 +224,20 @@ TABLE: dict[Code, Row] = {
     ),
     Code.FEEDBACK_NOT_FINITE: Row(
         400, "INVALID_ARGUMENT", False, "The hidden states hold NaN or infinity."
+    ),
+    Code.STALE_CONTEXT: Row(
+        409,
+        "FAILED_PRECONDITION",
+        False,
+        "Split attention: the number was computed with another head's u and v; the right ones come "
+        "with this answer.",
+    ),
+    Code.UNANSWERED: Row(
+        504,
+        "DEADLINE_EXCEEDED",
+        False,
+        "Split attention: the trainer was asked about this sample's hidden states and did not "
+        "answer usably in time.",
     ),
     Code.REWARD_NOT_FINITE: Row(
         422, "OUT_OF_RANGE", False, "The reward of this sample overflowed: there is no number."

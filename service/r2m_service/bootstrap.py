@@ -129,6 +129,7 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
         keep=KeepLimits(settings.label_samples, settings.label_bytes),
         journal=journal,
         committed=retention.soon,
+        reply_seconds=settings.reply_seconds,
     )
     parts = Parts(application, engine, registry, retention, unlock, journal)
     return parts

@@ -149,6 +149,12 @@ class Settings(BaseSettings):
     journal_full: bool = Field(
         default=False, description="keep hidden states in the journal too; much larger"
     )
+    reply_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="how long a trainer that keeps its hidden states (split) has to answer what an "
+        "align asks",
+    )
     drain_seconds: float = Field(
         default=20.0, ge=0, description="seconds that work at hand gets at shutdown"
     )

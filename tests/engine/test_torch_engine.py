@@ -65,6 +65,10 @@ async def job(engine, data, seed, *, t=0, optimizer=None, size=4, **changes):
     )  # fmt: skip
 
 
+async def nobody(asked):
+    raise AssertionError("all states are here: there is nothing to ask")
+
+
 def first(engine, feedback="policy"):
     width = WIDTH_P if feedback == "policy" else engine.info.hidden_size
     return engine.first_head(policy_width=width, feedback=feedback, method=METHOD)
@@ -74,7 +78,7 @@ async def trained(engine, steps=3):
     data, optimizer = first(engine), None
     for n in range(steps):
         update = await engine.align(
-            await job(engine, data, n, t=n, optimizer=optimizer), lambda _: None
+            await job(engine, data, n, t=n, optimizer=optimizer), lambda _: None, nobody
         )
         assert update.finite
         data, optimizer = update.weights, update.optimizer
@@ -144,7 +148,7 @@ def test_a_score_waits_for_at_most_one_group_of_an_align(engine):
 
         await engine.score(source(data), waiting)  # loaded and embedded
         big = await job(engine, data, 1, size=8)
-        await engine.align(big, progress)
+        await engine.align(big, progress, nobody)
         # By group n + 2 the score that came in after group n was there.
         assert all(finished >= done - 2 for done, finished in seen), seen
         assert len(seen) == 3
@@ -186,7 +190,7 @@ def test_a_candidate_that_overflows_is_not_finite(engine):
     async def scenario():
         head = Head.from_bytes(first(engine))
         wild = Head({**head.tensors, "w_v": head.tensors["w_v"] * 1e30}, {}).to_bytes()
-        update = await engine.align(await job(engine, wild, 1), lambda _: None)
+        update = await engine.align(await job(engine, wild, 1), lambda _: None, nobody)
         assert not update.finite
 
     asyncio.run(scenario())
@@ -201,7 +205,7 @@ def test_rewards_that_overflow_are_noticed_with_drift_switched_off(engine):
         # Beyond what a run may ask for: the quickest way to weights whose products overflow.
         object.__setattr__(method, "learning_rate", 1e37)
         update = await engine.align(
-            await job(engine, first(engine), 1, method=method), lambda _: None
+            await job(engine, first(engine), 1, method=method), lambda _: None, nobody
         )
         assert math.isfinite(update.total)
         assert math.isfinite(update.gradient_norm)
@@ -215,9 +219,9 @@ def test_rewards_that_overflow_are_noticed_with_drift_switched_off(engine):
 def test_the_reference_pulls_and_feedback_of_the_backbone_needs_no_states(engine):
     async def scenario():
         data = await trained(engine)
-        moved = await engine.align(await job(engine, data, 5, t=3), lambda _: None)
+        moved = await engine.align(await job(engine, data, 5, t=3), lambda _: None, nobody)
         assert moved.kl > 0
-        at_start = await engine.align(await job(engine, first(engine), 5), lambda _: None)
+        at_start = await engine.align(await job(engine, first(engine), 5), lambda _: None, nobody)
         assert at_start.kl == pytest.approx(0.0, abs=1e-9)
         own = first(engine, "backbone")
         plain = [Item(item.token_ids, None) for item in await items(engine, 3, 4)]
@@ -233,6 +237,7 @@ def test_the_reference_pulls_and_feedback_of_the_backbone_needs_no_states(engine
                 groups=[AlignGroup(plain, None)],
             ),
             lambda _: None,
+            nobody,
         )
         assert update.finite
         assert Head.from_bytes(update.weights).tensors["w_o"].any()

@@ -23,6 +23,7 @@ ROUTES = {
     "/v1/runs/{run}/samples": {"get"},
     "/v1/runs/{run}/score": {"post"},
     "/v1/runs/{run}/align": {"post"},
+    "/v1/runs/{run}/align/{ticket}": {"post"},
     "/v1/runs/{run}/heads": {"get"},
     "/v1/runs/{run}/heads/{head}": {"get"},
     "/v1/runs/{run}/heads/{head}/weights": {"get"},

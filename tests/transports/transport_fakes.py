@@ -157,6 +157,10 @@ class FakeApplication:
             ],
         )
 
+    async def reply_align(self, run: str, ticket: str, request: Any) -> contract.AlignPending:
+        self._call("reply_align", run, ticket, request)
+        return contract.AlignPending(run=run, step=1, branch="main", ticket=ticket, questions=[])
+
     async def create_run(self, request: Any) -> tuple[contract.RunOut, bool]:
         self._call("create_run", request)
         return run_out(request.run), sum(one[0] == "create_run" for one in self.calls) == 1

@@ -33,6 +33,7 @@ class Feedback(google.protobuf.message.Message):
     HIDDEN_STATE_FIELD_NUMBER: builtins.int
     LAST_TOKEN_FIELD_NUMBER: builtins.int
     TOKENS_FIELD_NUMBER: builtins.int
+    SPLIT_FIELD_NUMBER: builtins.int
     dtype: builtins.str
     """bfloat16 (advised), float16, float32"""
     data: builtins.bytes
@@ -47,6 +48,12 @@ class Feedback(google.protobuf.message.Message):
     def shape(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
         """[S, D_p]"""
 
+    @property
+    def split(self) -> global___Split:
+        """The states stay with the trainer. At score `fused` goes back; at align dtype float32, shape
+        [2, D_p] and data hold c and j.
+        """
+
     def __init__(
         self,
         *,
@@ -56,17 +63,47 @@ class Feedback(google.protobuf.message.Message):
         hidden_state: builtins.str | None = ...,
         last_token: builtins.bool | None = ...,
         tokens: builtins.int | None = ...,
+        split: global___Split | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_hidden_state", b"_hidden_state", "_last_token", b"_last_token", "_tokens", b"_tokens", "hidden_state", b"hidden_state", "last_token", b"last_token", "tokens", b"tokens"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_hidden_state", b"_hidden_state", "_last_token", b"_last_token", "_tokens", b"_tokens", "data", b"data", "dtype", b"dtype", "hidden_state", b"hidden_state", "last_token", b"last_token", "shape", b"shape", "tokens", b"tokens"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_hidden_state", b"_hidden_state", "_last_token", b"_last_token", "_split", b"_split", "_tokens", b"_tokens", "hidden_state", b"hidden_state", "last_token", b"last_token", "split", b"split", "tokens", b"tokens"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_hidden_state", b"_hidden_state", "_last_token", b"_last_token", "_split", b"_split", "_tokens", b"_tokens", "data", b"data", "dtype", b"dtype", "hidden_state", b"hidden_state", "last_token", b"last_token", "shape", b"shape", "split", b"split", "tokens", b"tokens"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_hidden_state", b"_hidden_state"]) -> typing.Literal["hidden_state"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_last_token", b"_last_token"]) -> typing.Literal["last_token"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_split", b"_split"]) -> typing.Literal["split"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_tokens", b"_tokens"]) -> typing.Literal["tokens"] | None: ...
 
 global___Feedback = Feedback
+
+@typing.final
+class Split(google.protobuf.message.Message):
+    """Split attention: what a trainer computed from its own hidden states (docs/algorithm.md)."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    HEAD_FIELD_NUMBER: builtins.int
+    FUSED_FIELD_NUMBER: builtins.int
+    head: builtins.int
+    """whose u and v it was computed with"""
+    fused: builtins.float
+    """v.c, at score"""
+    def __init__(
+        self,
+        *,
+        head: builtins.int | None = ...,
+        fused: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_fused", b"_fused", "_head", b"_head", "fused", b"fused", "head", b"head"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_fused", b"_fused", "_head", b"_head", "fused", b"fused", "head", b"head"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_fused", b"_fused"]) -> typing.Literal["fused"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_head", b"_head"]) -> typing.Literal["head"] | None: ...
+
+global___Split = Split
 
 @typing.final
 class Sample(google.protobuf.message.Message):
@@ -303,6 +340,7 @@ class ScoreResponse(google.protobuf.message.Message):
     FINGERPRINT_FIELD_NUMBER: builtins.int
     SCORES_FIELD_NUMBER: builtins.int
     ADVICE_FIELD_NUMBER: builtins.int
+    V_FIELD_NUMBER: builtins.int
     run: builtins.str
     head: builtins.int
     branch: builtins.str
@@ -310,6 +348,8 @@ class ScoreResponse(google.protobuf.message.Message):
     fingerprint: builtins.str
     advice: builtins.str
     """what the audited gap says: ok | warn | stop"""
+    v: builtins.bytes
+    """split: W_v W_o w of this head, D_p float32, little-endian"""
     @property
     def scores(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Score]: ...
     def __init__(
@@ -322,9 +362,10 @@ class ScoreResponse(google.protobuf.message.Message):
         fingerprint: builtins.str = ...,
         scores: collections.abc.Iterable[global___Score] | None = ...,
         advice: builtins.str | None = ...,
+        v: builtins.bytes | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_advice", b"_advice", "_branch", b"_branch", "_head", b"_head", "_omega", b"_omega", "_run", b"_run", "advice", b"advice", "branch", b"branch", "head", b"head", "omega", b"omega", "run", b"run"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_advice", b"_advice", "_branch", b"_branch", "_head", b"_head", "_omega", b"_omega", "_run", b"_run", "advice", b"advice", "branch", b"branch", "fingerprint", b"fingerprint", "head", b"head", "omega", b"omega", "run", b"run", "scores", b"scores"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_advice", b"_advice", "_branch", b"_branch", "_head", b"_head", "_omega", b"_omega", "_run", b"_run", "_v", b"_v", "advice", b"advice", "branch", b"branch", "head", b"head", "omega", b"omega", "run", b"run", "v", b"v"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_advice", b"_advice", "_branch", b"_branch", "_head", b"_head", "_omega", b"_omega", "_run", b"_run", "_v", b"_v", "advice", b"advice", "branch", b"branch", "fingerprint", b"fingerprint", "head", b"head", "omega", b"omega", "run", b"run", "scores", b"scores", "v", b"v"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_advice", b"_advice"]) -> typing.Literal["advice"] | None: ...
     @typing.overload
@@ -335,6 +376,8 @@ class ScoreResponse(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_omega", b"_omega"]) -> typing.Literal["omega"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_run", b"_run"]) -> typing.Literal["run"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_v", b"_v"]) -> typing.Literal["v"] | None: ...
 
 global___ScoreResponse = ScoreResponse
 
@@ -351,6 +394,8 @@ class Score(google.protobuf.message.Message):
     TRUNCATED_FIELD_NUMBER: builtins.int
     FINISH_REASON_FIELD_NUMBER: builtins.int
     AUDIT_FIELD_NUMBER: builtins.int
+    U_FIELD_NUMBER: builtins.int
+    FEEDBACK_BYTES_FIELD_NUMBER: builtins.int
     id: builtins.str
     reward: builtins.float
     vanilla_reward: builtins.float
@@ -364,6 +409,10 @@ class Score(google.protobuf.message.Message):
     """as sent"""
     audit: builtins.bool
     """marked for an outside label, which AddLabels takes"""
+    u: builtins.bytes
+    """split: the sample's absorbed query, D_p float32, little-endian"""
+    feedback_bytes: builtins.int
+    """that its feedback took in this call, both ways"""
     @property
     def error(self) -> global___Error: ...
     def __init__(
@@ -378,13 +427,17 @@ class Score(google.protobuf.message.Message):
         truncated: builtins.int | None = ...,
         finish_reason: builtins.str | None = ...,
         audit: builtins.bool | None = ...,
+        u: builtins.bytes | None = ...,
+        feedback_bytes: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_audit", b"_audit", "_error", b"_error", "_finish_reason", b"_finish_reason", "_reward", b"_reward", "_states", b"_states", "_tokens", b"_tokens", "_truncated", b"_truncated", "_vanilla_reward", b"_vanilla_reward", "audit", b"audit", "error", b"error", "finish_reason", b"finish_reason", "reward", b"reward", "states", b"states", "tokens", b"tokens", "truncated", b"truncated", "vanilla_reward", b"vanilla_reward"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_audit", b"_audit", "_error", b"_error", "_finish_reason", b"_finish_reason", "_reward", b"_reward", "_states", b"_states", "_tokens", b"_tokens", "_truncated", b"_truncated", "_vanilla_reward", b"_vanilla_reward", "audit", b"audit", "error", b"error", "finish_reason", b"finish_reason", "id", b"id", "reward", b"reward", "states", b"states", "tokens", b"tokens", "truncated", b"truncated", "vanilla_reward", b"vanilla_reward"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_audit", b"_audit", "_error", b"_error", "_feedback_bytes", b"_feedback_bytes", "_finish_reason", b"_finish_reason", "_reward", b"_reward", "_states", b"_states", "_tokens", b"_tokens", "_truncated", b"_truncated", "_u", b"_u", "_vanilla_reward", b"_vanilla_reward", "audit", b"audit", "error", b"error", "feedback_bytes", b"feedback_bytes", "finish_reason", b"finish_reason", "reward", b"reward", "states", b"states", "tokens", b"tokens", "truncated", b"truncated", "u", b"u", "vanilla_reward", b"vanilla_reward"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_audit", b"_audit", "_error", b"_error", "_feedback_bytes", b"_feedback_bytes", "_finish_reason", b"_finish_reason", "_reward", b"_reward", "_states", b"_states", "_tokens", b"_tokens", "_truncated", b"_truncated", "_u", b"_u", "_vanilla_reward", b"_vanilla_reward", "audit", b"audit", "error", b"error", "feedback_bytes", b"feedback_bytes", "finish_reason", b"finish_reason", "id", b"id", "reward", b"reward", "states", b"states", "tokens", b"tokens", "truncated", b"truncated", "u", b"u", "vanilla_reward", b"vanilla_reward"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_audit", b"_audit"]) -> typing.Literal["audit"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_error", b"_error"]) -> typing.Literal["error"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_feedback_bytes", b"_feedback_bytes"]) -> typing.Literal["feedback_bytes"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_finish_reason", b"_finish_reason"]) -> typing.Literal["finish_reason"] | None: ...
     @typing.overload
@@ -395,6 +448,8 @@ class Score(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_tokens", b"_tokens"]) -> typing.Literal["tokens"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_truncated", b"_truncated"]) -> typing.Literal["truncated"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_u", b"_u"]) -> typing.Literal["u"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_vanilla_reward", b"_vanilla_reward"]) -> typing.Literal["vanilla_reward"] | None: ...
 
@@ -630,6 +685,9 @@ class AlignResponse(google.protobuf.message.Message):
     ANCHORS_STEP_FIELD_NUMBER: builtins.int
     EVIDENCE_FIELD_NUMBER: builtins.int
     ADVICE_FIELD_NUMBER: builtins.int
+    TICKET_FIELD_NUMBER: builtins.int
+    QUESTIONS_FIELD_NUMBER: builtins.int
+    FEEDBACK_BYTES_FIELD_NUMBER: builtins.int
     run: builtins.str
     step: builtins.int
     branch: builtins.str
@@ -647,6 +705,10 @@ class AlignResponse(google.protobuf.message.Message):
     anchors_step: builtins.int
     """the next step that brings the anchors' hidden states"""
     advice: builtins.str
+    ticket: builtins.str
+    """Split: not an answer yet. The trainer is asked, and answers with ReplyAlign and this ticket."""
+    feedback_bytes: builtins.int
+    """that this step's feedback took, both ways"""
     @property
     def loss(self) -> global___Loss: ...
     @property
@@ -661,6 +723,8 @@ class AlignResponse(google.protobuf.message.Message):
     def anchors(self) -> global___AnchorsJudged: ...
     @property
     def evidence(self) -> global___Evidence: ...
+    @property
+    def questions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Question]: ...
     def __init__(
         self,
         *,
@@ -685,9 +749,12 @@ class AlignResponse(google.protobuf.message.Message):
         anchors_step: builtins.int | None = ...,
         evidence: global___Evidence | None = ...,
         advice: builtins.str | None = ...,
+        ticket: builtins.str | None = ...,
+        questions: collections.abc.Iterable[global___Question] | None = ...,
+        feedback_bytes: builtins.int | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_advice", b"_advice", "_anchors", b"_anchors", "_anchors_step", b"_anchors_step", "_candidate", b"_candidate", "_drift", b"_drift", "_evidence", b"_evidence", "_gradient_norm", b"_gradient_norm", "_sigma", b"_sigma", "advice", b"advice", "anchors", b"anchors", "anchors_step", b"anchors_step", "candidate", b"candidate", "drift", b"drift", "evidence", b"evidence", "gradient_norm", b"gradient_norm", "groups", b"groups", "loss", b"loss", "sigma", b"sigma"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_advice", b"_advice", "_anchors", b"_anchors", "_anchors_step", b"_anchors_step", "_candidate", b"_candidate", "_drift", b"_drift", "_evidence", b"_evidence", "_gradient_norm", b"_gradient_norm", "_sigma", b"_sigma", "accepted", b"accepted", "advice", b"advice", "anchors", b"anchors", "anchors_step", b"anchors_step", "branch", b"branch", "candidate", b"candidate", "drift", b"drift", "errors", b"errors", "evidence", b"evidence", "gradient_norm", b"gradient_norm", "groups", b"groups", "head", b"head", "loss", b"loss", "notes", b"notes", "omega", b"omega", "parent", b"parent", "reason", b"reason", "run", b"run", "sigma", b"sigma", "step", b"step", "verdict", b"verdict"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_advice", b"_advice", "_anchors", b"_anchors", "_anchors_step", b"_anchors_step", "_candidate", b"_candidate", "_drift", b"_drift", "_evidence", b"_evidence", "_feedback_bytes", b"_feedback_bytes", "_gradient_norm", b"_gradient_norm", "_sigma", b"_sigma", "_ticket", b"_ticket", "advice", b"advice", "anchors", b"anchors", "anchors_step", b"anchors_step", "candidate", b"candidate", "drift", b"drift", "evidence", b"evidence", "feedback_bytes", b"feedback_bytes", "gradient_norm", b"gradient_norm", "groups", b"groups", "loss", b"loss", "sigma", b"sigma", "ticket", b"ticket"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_advice", b"_advice", "_anchors", b"_anchors", "_anchors_step", b"_anchors_step", "_candidate", b"_candidate", "_drift", b"_drift", "_evidence", b"_evidence", "_feedback_bytes", b"_feedback_bytes", "_gradient_norm", b"_gradient_norm", "_sigma", b"_sigma", "_ticket", b"_ticket", "accepted", b"accepted", "advice", b"advice", "anchors", b"anchors", "anchors_step", b"anchors_step", "branch", b"branch", "candidate", b"candidate", "drift", b"drift", "errors", b"errors", "evidence", b"evidence", "feedback_bytes", b"feedback_bytes", "gradient_norm", b"gradient_norm", "groups", b"groups", "head", b"head", "loss", b"loss", "notes", b"notes", "omega", b"omega", "parent", b"parent", "questions", b"questions", "reason", b"reason", "run", b"run", "sigma", b"sigma", "step", b"step", "ticket", b"ticket", "verdict", b"verdict"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_advice", b"_advice"]) -> typing.Literal["advice"] | None: ...
     @typing.overload
@@ -701,11 +768,140 @@ class AlignResponse(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_evidence", b"_evidence"]) -> typing.Literal["evidence"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_feedback_bytes", b"_feedback_bytes"]) -> typing.Literal["feedback_bytes"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_gradient_norm", b"_gradient_norm"]) -> typing.Literal["gradient_norm"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_sigma", b"_sigma"]) -> typing.Literal["sigma"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_ticket", b"_ticket"]) -> typing.Literal["ticket"] | None: ...
 
 global___AlignResponse = AlignResponse
+
+@typing.final
+class Question(google.protobuf.message.Message):
+    """What an align wants to know of hidden states that stay with the trainer."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BECAUSE_FIELD_NUMBER: builtins.int
+    WANT_FIELD_NUMBER: builtins.int
+    HEAD_FIELD_NUMBER: builtins.int
+    V_FIELD_NUMBER: builtins.int
+    QUERIES_FIELD_NUMBER: builtins.int
+    because: builtins.str
+    """stale_context | reference | gate | anchors"""
+    want: builtins.str
+    """fused: v.c, one number a sample | pooled: c and j"""
+    head: builtins.int
+    """whose u and v these are; absent: the candidate's"""
+    v: builtins.bytes
+    """D_p float32, little-endian"""
+    @property
+    def queries(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Query]: ...
+    def __init__(
+        self,
+        *,
+        because: builtins.str = ...,
+        want: builtins.str = ...,
+        head: builtins.int | None = ...,
+        v: builtins.bytes = ...,
+        queries: collections.abc.Iterable[global___Query] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_head", b"_head", "head", b"head"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_head", b"_head", "because", b"because", "head", b"head", "queries", b"queries", "v", b"v", "want", b"want"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_head", b"_head"]) -> typing.Literal["head"] | None: ...
+
+global___Question = Question
+
+@typing.final
+class Query(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    U_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    """the sample's; of an anchor pair PAIR/chosen or PAIR/rejected"""
+    u: builtins.bytes
+    """D_p float32, little-endian"""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        u: builtins.bytes = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id", "u", b"u"]) -> None: ...
+
+global___Query = Query
+
+@typing.final
+class ReplyAlignRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: builtins.int
+    TICKET_FIELD_NUMBER: builtins.int
+    REPLIES_FIELD_NUMBER: builtins.int
+    run: builtins.str
+    ticket: builtins.str
+    @property
+    def replies(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Reply]:
+        """one a question, in their order"""
+
+    def __init__(
+        self,
+        *,
+        run: builtins.str = ...,
+        ticket: builtins.str = ...,
+        replies: collections.abc.Iterable[global___Reply] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["replies", b"replies", "run", b"run", "ticket", b"ticket"]) -> None: ...
+
+global___ReplyAlignRequest = ReplyAlignRequest
+
+@typing.final
+class Reply(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: builtins.int
+    @property
+    def values(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ReplyValue]:
+        """what is missing costs its sample"""
+
+    def __init__(
+        self,
+        *,
+        values: collections.abc.Iterable[global___ReplyValue] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["values", b"values"]) -> None: ...
+
+global___Reply = Reply
+
+@typing.final
+class ReplyValue(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    FUSED_FIELD_NUMBER: builtins.int
+    POOLED_FIELD_NUMBER: builtins.int
+    id: builtins.str
+    fused: builtins.float
+    pooled: builtins.bytes
+    """c, then j: 2 D_p float32, little-endian"""
+    def __init__(
+        self,
+        *,
+        id: builtins.str = ...,
+        fused: builtins.float | None = ...,
+        pooled: builtins.bytes | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_fused", b"_fused", "_pooled", b"_pooled", "fused", b"fused", "pooled", b"pooled"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_fused", b"_fused", "_pooled", b"_pooled", "fused", b"fused", "id", b"id", "pooled", b"pooled"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_fused", b"_fused"]) -> typing.Literal["fused"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_pooled", b"_pooled"]) -> typing.Literal["pooled"] | None: ...
+
+global___ReplyValue = ReplyValue
 
 @typing.final
 class Paired(google.protobuf.message.Message):

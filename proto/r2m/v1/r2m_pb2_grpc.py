@@ -79,6 +79,11 @@ class RewardModelServiceStub(object):
                 request_serializer=r2m_dot_v1_dot_r2m__pb2.AlignRequest.SerializeToString,
                 response_deserializer=r2m_dot_v1_dot_r2m__pb2.AlignResponse.FromString,
                 _registered_method=True)
+        self.ReplyAlign = channel.unary_unary(
+                '/r2m.v1.RewardModelService/ReplyAlign',
+                request_serializer=r2m_dot_v1_dot_r2m__pb2.ReplyAlignRequest.SerializeToString,
+                response_deserializer=r2m_dot_v1_dot_r2m__pb2.AlignResponse.FromString,
+                _registered_method=True)
         self.ScoreStream = channel.stream_stream(
                 '/r2m.v1.RewardModelService/ScoreStream',
                 request_serializer=r2m_dot_v1_dot_r2m__pb2.ScoreStreamRequest.SerializeToString,
@@ -199,6 +204,14 @@ class RewardModelServiceServicer(object):
 
     def Align(self, request, context):
         """One update of a run's head. Exactly once for (run, branch, step).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplyAlign(self, request, context):
+        """What the trainer computed from hidden states that stay with it: the answer to the questions of
+        an align (AlignResponse.ticket), which goes on with them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -331,6 +344,11 @@ def add_RewardModelServiceServicer_to_server(servicer, server):
             'Align': grpc.unary_unary_rpc_method_handler(
                     servicer.Align,
                     request_deserializer=r2m_dot_v1_dot_r2m__pb2.AlignRequest.FromString,
+                    response_serializer=r2m_dot_v1_dot_r2m__pb2.AlignResponse.SerializeToString,
+            ),
+            'ReplyAlign': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplyAlign,
+                    request_deserializer=r2m_dot_v1_dot_r2m__pb2.ReplyAlignRequest.FromString,
                     response_serializer=r2m_dot_v1_dot_r2m__pb2.AlignResponse.SerializeToString,
             ),
             'ScoreStream': grpc.stream_stream_rpc_method_handler(
@@ -636,6 +654,33 @@ class RewardModelService(object):
             target,
             '/r2m.v1.RewardModelService/Align',
             r2m_dot_v1_dot_r2m__pb2.AlignRequest.SerializeToString,
+            r2m_dot_v1_dot_r2m__pb2.AlignResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplyAlign(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/r2m.v1.RewardModelService/ReplyAlign',
+            r2m_dot_v1_dot_r2m__pb2.ReplyAlignRequest.SerializeToString,
             r2m_dot_v1_dot_r2m__pb2.AlignResponse.FromString,
             options,
             channel_credentials,

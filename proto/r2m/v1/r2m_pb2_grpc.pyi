@@ -75,6 +75,14 @@ class RewardModelServiceStub:
     ]
     """One update of a run's head. Exactly once for (run, branch, step)."""
 
+    ReplyAlign: grpc.UnaryUnaryMultiCallable[
+        r2m.v1.r2m_pb2.ReplyAlignRequest,
+        r2m.v1.r2m_pb2.AlignResponse,
+    ]
+    """What the trainer computed from hidden states that stay with it: the answer to the questions of
+    an align (AlignResponse.ticket), which goes on with them.
+    """
+
     ScoreStream: grpc.StreamStreamMultiCallable[
         r2m.v1.r2m_pb2.ScoreStreamRequest,
         r2m.v1.r2m_pb2.ScoreStreamResponse,
@@ -196,6 +204,14 @@ class RewardModelServiceAsyncStub:
         r2m.v1.r2m_pb2.AlignResponse,
     ]
     """One update of a run's head. Exactly once for (run, branch, step)."""
+
+    ReplyAlign: grpc.aio.UnaryUnaryMultiCallable[
+        r2m.v1.r2m_pb2.ReplyAlignRequest,
+        r2m.v1.r2m_pb2.AlignResponse,
+    ]
+    """What the trainer computed from hidden states that stay with it: the answer to the questions of
+    an align (AlignResponse.ticket), which goes on with them.
+    """
 
     ScoreStream: grpc.aio.StreamStreamMultiCallable[
         r2m.v1.r2m_pb2.ScoreStreamRequest,
@@ -336,6 +352,16 @@ class RewardModelServiceServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[r2m.v1.r2m_pb2.AlignResponse, collections.abc.Awaitable[r2m.v1.r2m_pb2.AlignResponse]]:
         """One update of a run's head. Exactly once for (run, branch, step)."""
+
+    @abc.abstractmethod
+    def ReplyAlign(
+        self,
+        request: r2m.v1.r2m_pb2.ReplyAlignRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[r2m.v1.r2m_pb2.AlignResponse, collections.abc.Awaitable[r2m.v1.r2m_pb2.AlignResponse]]:
+        """What the trainer computed from hidden states that stay with it: the answer to the questions of
+        an align (AlignResponse.ticket), which goes on with them.
+        """
 
     @abc.abstractmethod
     def ScoreStream(

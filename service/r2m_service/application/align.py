@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from r2m.errors import Code, Problem
-from r2m_service.application.align_conclusion import Conclusion
+from r2m_service.application.align_conclusion import Conclusion, Feedback
 from r2m_service.application.align_context import AlignContext
+from r2m_service.application.align_form import (
+    decoded_hash,
+    preferred_places,
+    require_form,
+    require_labels_taken,
+    sample_error,
+)
+from r2m_service.application.align_progress import GroupsTold, OnProgress
+from r2m_service.application.asking import Asking
 from r2m_service.application.contract import (
     AlignAnswer,
+    AlignPending,
     AlignRequest,
     GroupIn,
-    Progress,
+    ReplyAlignRequest,
     SampleError,
-    SkippedGroup,
 )
+from r2m_service.application.dialogue import Dialogue, Dialogues
 from r2m_service.application.journaling import Journaling
 from r2m_service.application.lessons import Lesson, Lessons, unlabelled
 from r2m_service.application.lookup import (
@@ -32,21 +42,14 @@ from r2m_service.application.ports import (
     Blobs,
     Engine,
     GroupResult,
+    HeadSource,
     Item,
     Registry,
 )
-from r2m_service.application.samples import (
-    content_hash,
-    decode_feedback,
-    error_out,
-    items_of,
-    require_distinct,
-)
-from r2m_service.application.usage import Usage
+from r2m_service.application.samples import items_of
+from r2m_service.application.usage import Usage, bytes_of
 from r2m_service.domain.repair import REPAIRED
-from r2m_service.domain.runs import REFERENCE, Branch, Run
-
-OnProgress = Callable[[Progress], None]
+from r2m_service.domain.runs import REFERENCE, Branch, Head, Run
 
 
 class Align:
@@ -61,6 +64,7 @@ class Align:
         lessons: what is learnt and judged beside the groups sent.
         journaling: what is written down.
         committed: hears the run's name after each step.
+        reply_seconds: how long a trainer has to answer what an align asks.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Align:
         lessons: Lessons,
         journaling: Journaling,
         committed: Callable[[str], None] = lambda _: None,
+        reply_seconds: float = 60.0,
     ) -> None:
         self._registry = registry
         self._blobs = blobs
@@ -83,21 +88,46 @@ class Align:
         self._journaling = journaling
         self._committed = committed
         self._conclusion = Conclusion(registry, blobs)
+        self._dialogues = Dialogues(reply_seconds)
         self._locks: dict[str, asyncio.Lock] = {}
         self._running: set[asyncio.Task[AlignAnswer]] = set()
 
     async def __call__(
         self, name: str, request: AlignRequest, progress: OnProgress | None = None
-    ) -> AlignAnswer:
+    ) -> AlignAnswer | AlignPending:
         """One update; a retry gets the first answer.
+
+        Where hidden states stay with the trainer there may be questions first (`AlignPending`);
+        `reply` goes on. The same content again, meanwhile, joins the align that is under way.
 
         Raises:
             Problem: unknown_run, unknown_branch, run_archived, backbone_mismatch, step_conflict,
                 step_out_of_order, align_conflict, duplicate_id, invalid_request, storage_failed.
         """
-        _require_form(request)
+        require_form(request)
         await find_run(self._registry, name)  # no lock for names that nobody created
-        hashed = await asyncio.to_thread(_decoded_hash, request)
+        hashed = await asyncio.to_thread(decoded_hash, request)
+        dialogue = self._dialogues.find(name, hashed)
+        if dialogue is None:
+            dialogue = await self._begin(name, request, hashed, progress)
+        return await dialogue.next()
+
+    async def reply(
+        self, name: str, ticket: str, request: ReplyAlignRequest
+    ) -> AlignAnswer | AlignPending:
+        """Go on with what the trainer says: the answer, or more questions.
+
+        Raises:
+            Problem: unknown_run, unknown_ticket, invalid_request, and as the align.
+        """
+        await find_run(self._registry, name)
+        dialogue = self._dialogues.by_ticket(name, ticket)
+        dialogue.reply(request.replies)
+        return await dialogue.next()
+
+    async def _begin(
+        self, name: str, request: AlignRequest, hashed: str, progress: OnProgress | None
+    ) -> Dialogue:
         lock = self._locks.setdefault(name, asyncio.Lock())
         await lock.acquire()
         try:
@@ -108,12 +138,15 @@ class Align:
         # From here on a caller who gives up changes nothing: the work goes on and its retry finds
         # the answer. Otherwise an align longer than the client's deadline would never end. Only
         # those that hold both locks are kept alive, so impatient callers cannot pile up.
-        task = asyncio.create_task(self._locked(name, request, hashed, progress))
+        dialogue = self._dialogues.open(name, request.step, hashed)
+        task = asyncio.create_task(self._locked(name, request, hashed, progress, dialogue))
+        dialogue.task = task
         self._running.add(task)
         task.add_done_callback(lambda _: (lock.release(), self._heavy.release()))
+        task.add_done_callback(lambda _: self._dialogues.close(name, hashed))
         task.add_done_callback(self._running.discard)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(task)
+        return dialogue
 
     @asynccontextmanager
     async def between_steps(self, name: str) -> AsyncGenerator[None]:
@@ -122,7 +155,12 @@ class Align:
             yield
 
     async def _locked(
-        self, name: str, request: AlignRequest, hashed: str, progress: OnProgress | None
+        self,
+        name: str,
+        request: AlignRequest,
+        hashed: str,
+        progress: OnProgress | None,
+        dialogue: Dialogue,
     ) -> AlignAnswer:
         state = await find_run(self._registry, name)
         state.run.require_open(self._engine.info.fingerprint)
@@ -137,7 +175,7 @@ class Align:
                 f"{branch.name!r} takes no new steps{_repaired(state.branch(None))}",
                 field="branch",
             )
-        _require_labels_taken(state.run, request)
+        require_labels_taken(state.run, request)
         context = AlignContext(
             state=state,
             branch=branch,
@@ -153,7 +191,8 @@ class Align:
                 )
             else:
                 lesson = await self._lessons.of(state, request)
-                answer = await self._align(context, request.groups, lesson, progress)
+                dialogue.branch = branch.name
+                answer = await self._align(context, request.groups, lesson, progress, dialogue)
         except Problem as problem:
             if problem.code != Code.HEAD_PRUNED:
                 raise
@@ -195,21 +234,33 @@ class Align:
         groups: list[GroupIn],
         lesson: Lesson,
         progress: OnProgress | None,
+        dialogue: Dialogue,
     ) -> AlignAnswer:
         groups = [
             unlabelled(group) if place in lesson.withheld else group
             for place, group in enumerate(groups)
         ]
         jobs, results, errors = await self._prepared(context.run, groups)
-        told = _Told(progress, groups, list(jobs))
+        told = GroupsTold(progress, groups, list(jobs))
         told.left_out(results, errors)
+        asking = Asking(
+            context,
+            dialogue,
+            self._engine,
+            parent=self._source(context, context.parent),
+            reference=self._source(context, context.reference),
+        )
+        jobs = await asking.before(jobs)
         job = await self._job(context, list(jobs.values()), lesson)
-        update = await self._engine.align(job, told.measured)
-        self._usage.aligned(context.run.name, update.device_seconds)
+        update = await self._engine.align(job, told.measured, asking.gate)
+        took = asking.bytes + sum(
+            bytes_of(item) or 0 for group in jobs.values() for item in group.items
+        )
+        self._usage.aligned(context.run.name, update.device_seconds, took)
         for place, result in zip(jobs, update.groups, strict=True):
             results[place] = result
             for member, problem in result.errors.items():
-                errors.append(_sample_error(groups[place], member, problem))
+                errors.append(sample_error(groups[place], member, problem))
         answer = await asyncio.to_thread(
             self._conclusion.conclude,
             context,
@@ -217,6 +268,7 @@ class Align:
             update,
             [results[place] for place in sorted(results)],
             errors,
+            Feedback(took, asking.untold),
         )
         await asyncio.to_thread(
             self._journaling.aligned, context, list(jobs.values()), lesson, update, answer
@@ -237,12 +289,12 @@ class Align:
             items = [one for one in found if isinstance(one, Item)]
             for member, one in enumerate(found):
                 if isinstance(one, Problem):
-                    errors.append(_sample_error(group, member, one))
+                    errors.append(sample_error(group, member, one))
             if len(items) < len(found):
                 # A group short of a member has other labels: leave it out rather than guess.
                 results[place] = GroupResult("error", {})
             else:
-                jobs[place] = AlignGroup(items, _preferred(group))
+                jobs[place] = AlignGroup(items, preferred_places(group))
         return jobs, results, errors
 
     async def _job(
@@ -266,11 +318,9 @@ class Align:
             )
         first = await find_head(self._registry, context.state, 0)
         return AlignJob(
-            parent=head_source(self._registry, self._blobs, context.run, parent),
-            reference=head_source(self._registry, self._blobs, context.run, context.reference),
-            origin=head_source(
-                self._registry, self._blobs, context.run, first if first.stored else parent
-            ),
+            parent=self._source(context, parent),
+            reference=self._source(context, context.reference),
+            origin=self._source(context, first if first.stored else parent),
             optimizer=optimizer,
             t=parent.t,
             method=context.run.method,
@@ -280,112 +330,11 @@ class Align:
             anchors=list(lesson.anchors.values()),
         )
 
-
-class _Told:
-    """Passes on what is known of groups, as soon as it is.
-
-    Args:
-        places: of the groups that the engine measures, in its order.
-    """
-
-    def __init__(
-        self, progress: OnProgress | None, groups: list[GroupIn], places: list[int]
-    ) -> None:
-        self._progress = progress
-        self._groups = groups
-        self._places = places
-        self._done = 0
-
-    def left_out(self, results: Mapping[int, GroupResult], errors: list[SampleError]) -> None:
-        """Groups that the engine never sees."""
-        skipped = [
-            SkippedGroup(
-                id=self._groups[place].id,
-                because=result.skipped or "",
-                errors=[one for one in errors if one.group == self._groups[place].id],
-            )
-            for place, result in results.items()
-        ]
-        if skipped:
-            self._tell(skipped)
-
-    def measured(self, result: GroupResult) -> None:
-        """The next group that the engine is done with."""
-        group = self._groups[self._places[self._done]]
-        self._done += 1
-        skipped: list[SkippedGroup] = []
-        if result.skipped is not None:
-            errors = [_sample_error(group, *one) for one in result.errors.items()]
-            skipped.append(SkippedGroup(id=group.id, because=result.skipped, errors=errors))
-        self._tell(skipped)
-
-    def _tell(self, skipped: list[SkippedGroup]) -> None:
-        if self._progress is not None:
-            self._progress(
-                Progress(groups_done=self._done, groups_total=len(self._places), skipped=skipped)
-            )
+    def _source(self, context: AlignContext, head: Head) -> HeadSource:
+        return head_source(self._registry, self._blobs, context.run, head)
 
 
 def _repaired(branch: Branch) -> str:
     """What a trainer should know of a branch that it did not ask for."""
     reason = branch.reason or ""
     return f" ({reason})" if reason.startswith(REPAIRED) else ""
-
-
-def _decoded_hash(request: AlignRequest) -> str:
-    decode_feedback([sample for group in request.groups for sample in group.samples])
-    decode_feedback([one for pair in request.anchors for one in (pair.chosen, pair.rejected)])
-    return content_hash(request)
-
-
-def _require_form(request: AlignRequest) -> None:
-    require_distinct(
-        ((group.id, f"groups[{place}].id") for place, group in enumerate(request.groups)),
-        what="groups",
-    )
-    require_distinct(
-        (
-            (sample.id, f"groups[{place}].samples[{member}].id")
-            for place, group in enumerate(request.groups)
-            for member, sample in enumerate(group.samples)
-        ),
-        what="samples",
-    )
-    require_distinct(
-        ((pair.id, f"anchors[{place}].id") for place, pair in enumerate(request.anchors)),
-        what="anchor pairs",
-    )
-    for place, group in enumerate(request.groups):
-        if not group.preferred:
-            continue
-        ids = {sample.id for sample in group.samples}
-        if len(set(group.preferred)) != 2 or not ids.issuperset(group.preferred):
-            raise Problem(
-                Code.INVALID_REQUEST,
-                "preferred is [winner, loser]: two different sample ids of its group",
-                field=f"groups[{place}].preferred",
-            )
-
-
-def _require_labels_taken(run: Run, request: AlignRequest) -> None:
-    if run.method.labels != "pseudo":
-        return
-    for place, group in enumerate(request.groups):
-        if group.preferred:
-            raise Problem(
-                Code.INVALID_REQUEST,
-                f"run {run.name!r} learns from pseudo labels alone (method.labels); it takes no "
-                "outside label",
-                field=f"groups[{place}].preferred",
-            )
-
-
-def _preferred(group: GroupIn) -> tuple[int, int] | None:
-    if not group.preferred:
-        return None
-    ids = [sample.id for sample in group.samples]
-    return ids.index(group.preferred[0]), ids.index(group.preferred[1])
-
-
-def _sample_error(group: GroupIn, member: int, problem: Problem) -> SampleError:
-    return SampleError(id=group.samples[member].id, group=group.id, error=error_out(problem))

@@ -74,12 +74,22 @@ def drift_out(reference: int, drift: Drift | None) -> DriftOut | None:
     )
 
 
-def notes(update: Update) -> list[str]:
-    """What a person should know beside the numbers."""
+def notes(update: Update, *, untold: int) -> list[str]:
+    """What a person should know beside the numbers.
+
+    Args:
+        untold: how often the trainer was asked about the candidate and did not say.
+    """
+    found: list[str] = []
     bare = update.pseudo - update.gre_groups
     if bare > 0:
-        return [f"{bare} groups of two samples: BT alone, since GRE is constant at K = 2"]
-    return []
+        found.append(f"{bare} groups of two samples: BT alone, since GRE is constant at K = 2")
+    if untold:
+        found.append(
+            f"the trainer keeps the hidden states and did not say v·c under the candidate for "
+            f"{untold} samples: drift was measured on the groups that are whole"
+        )
+    return found
 
 
 def without_non_finite(answer: AlignAnswer) -> AlignAnswer:

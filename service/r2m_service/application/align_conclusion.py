@@ -39,6 +39,19 @@ class Afterwards:
     look: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What the step's feedback took.
+
+    Attributes:
+        bytes: both ways.
+        untold: how often the trainer was asked about the candidate and did not say.
+    """
+
+    bytes: int = 0
+    untold: int = 0
+
+
 class Conclusion:
     """Judges and commits. Blocking: runs in a worker thread."""
 
@@ -80,6 +93,7 @@ class Conclusion:
         update: Update,
         results: list[GroupResult],
         errors: list[SampleError],
+        feedback: Feedback,
     ) -> AlignAnswer:
         """Judge, store the candidate, commit. Blocking: runs to its end even if the caller left."""
         gate = context.run.method.gate
@@ -97,6 +111,7 @@ class Conclusion:
                 gate,
                 finite=update.finite,
                 drift=drift,
+                asked=sum(len(one.rewards) for one in update.measured),
                 anchors=judged.verdict,
                 due=lesson.due,
             )
@@ -121,11 +136,12 @@ class Conclusion:
             sigma=update.sigma,
             gradient_norm=update.gradient_norm,
             errors=[*errors, *lesson.errors, *judged.errors],
-            notes=notes(update),
+            notes=notes(update, untold=feedback.untold),
             anchors=judged.answer,
             anchors_step=next_anchors(context.state, context.step),
             evidence=evidence_out(update, results),
             advice=context.state.audit.advice,
+            feedback_bytes=feedback.bytes or None,
         )
         answer = without_non_finite(answer)
         superior = decision.moves and judged.verdict is not None and judged.verdict.superior

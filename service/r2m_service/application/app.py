@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from r2m.errors import Code, Problem
-from r2m_service.application.align import Align, OnProgress
+from r2m_service.application.align import Align
+from r2m_service.application.align_progress import OnProgress
 from r2m_service.application.anchors import Anchors
 from r2m_service.application.contract import (
     AlignAnswer,
+    AlignPending,
     AlignRequest,
     AnchorsOut,
     AnchorsRequest,
@@ -19,6 +21,7 @@ from r2m_service.application.contract import (
     KeptSampleList,
     LabelsAnswer,
     LabelsRequest,
+    ReplyAlignRequest,
     RollbackRequest,
     RunOut,
     ScoreAnswer,
@@ -56,6 +59,7 @@ class Application(Runs):
         keep: bounds of what is kept for outside labels.
         journal: where all is written down; None: nowhere.
         committed: hears a run's name after each step of it.
+        reply_seconds: how long a trainer has to answer what an align asks.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Application(Runs):
         keep: KeepLimits,
         journal: Journal | None = None,
         committed: Callable[[str], None] = lambda _: None,
+        reply_seconds: float = 60.0,
     ) -> None:
         heavy = asyncio.Semaphore(HEAVY_AT_ONCE)
         usage = Usage()
@@ -85,7 +90,17 @@ class Application(Runs):
         self._anchors = Anchors(registry, labels, blobs, engine)
         self._outside = Labels(registry, labels, engine)
         lessons = Lessons(labels, self._anchors, Replay(labels, blobs, engine))
-        self._align = Align(registry, blobs, engine, heavy, usage, lessons, journaling, committed)
+        self._align = Align(
+            registry,
+            blobs,
+            engine,
+            heavy,
+            usage,
+            lessons,
+            journaling,
+            committed,
+            reply_seconds,
+        )
 
     async def score(self, run: str | None, request: ScoreRequest | VanillaRequest) -> ScoreAnswer:
         """Rewards by a run's head, or vanilla ones where no run is named.
@@ -112,7 +127,7 @@ class Application(Runs):
 
     async def align(
         self, run: str, request: AlignRequest, progress: OnProgress | None = None
-    ) -> AlignAnswer:
+    ) -> AlignAnswer | AlignPending:
         """One update of a run's head, exactly once for (run, branch, step).
 
         Raises:
@@ -120,6 +135,16 @@ class Application(Runs):
         """
         self.require_ready()
         return await self._align(run, request, progress)
+
+    async def reply_align(
+        self, run: str, ticket: str, request: ReplyAlignRequest
+    ) -> AlignAnswer | AlignPending:
+        """Go on with an align that asked about hidden states which stay with the trainer.
+
+        Raises:
+            Problem: as `Align.reply`.
+        """
+        return await self._align.reply(run, ticket, request)
 
     async def evaluate(self, run: str, request: EvaluateRequest) -> EvaluateAnswer:
         """Accuracy of one or more heads on preference pairs.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from r2m.errors import Problem
+from r2m.errors import Code, Problem
 from r2m.statistics import sign_test, wilson
 from r2m_service.application.contract import (
     AccuracyOut,
@@ -45,7 +45,7 @@ async def evaluate(
         what="pairs",
     )
     samples = [one for pair in request.pairs for one in (pair.chosen, pair.rejected)]
-    checked = await items_of(engine, state.run, samples)
+    checked = [_whole(one) for one in await items_of(engine, state.run, samples)]
     problems: dict[int, Problem] = {
         place: one for place, one in enumerate(checked) if isinstance(one, Problem)
     }
@@ -56,10 +56,10 @@ async def evaluate(
         results = await engine.score(source, list(good.values()))
         rewards: dict[int, Scored] = {}
         for place, result in zip(good, results, strict=True):
-            if isinstance(result, Problem):
-                problems.setdefault(place, result)
-            else:
+            if isinstance(result, Scored):
                 rewards[place] = result
+            elif isinstance(result, Problem):
+                problems.setdefault(place, result)
         scored.append(rewards)
     whole = [
         2 * pair
@@ -77,6 +77,17 @@ async def evaluate(
         ],
         vanilla=_accuracy(vanilla, head=None, first=margins[0]),
         errors=[_error(request.pairs, place, problem) for place, problem in problems.items()],
+    )
+
+
+def _whole(item: Item | Problem) -> Item | Problem:
+    """The item, if its states are here: a trainer's numbers are of one head only."""
+    if isinstance(item, Problem) or item.split is None:
+        return item
+    return Problem(
+        Code.FEEDBACK_UNEXPECTED,
+        "evaluate compares heads, and takes the hidden states themselves: not split",
+        field="feedback.split",
     )
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from r2m.errors import Code, Problem
 from r2m_service.application.contract import SampleIn
 from r2m_service.application.label_port import LabelStore
-from r2m_service.application.ports import Blobs, Item, Scored
+from r2m_service.application.ports import Blobs, Item, Queried, Scored
 from r2m_service.application.samples import prompt_hash, text_hash, text_of
 from r2m_service.domain.audit import marked_for_audit, use_of
 from r2m_service.domain.labels import KeptSample
@@ -56,7 +56,7 @@ class Marking:
         by: ScoredBy,
         samples: Sequence[SampleIn],
         items: Sequence[Item | Problem],
-        results: Sequence[Scored | Problem],
+        results: Sequence[Scored | Queried | Problem],
     ) -> set[str]:
         """Keep those of the scored samples that are marked; ids of what is kept.
 

@@ -5,9 +5,9 @@ The registry and the blob store are plain blocking code; use cases call them in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -232,16 +232,43 @@ class HeadSource:
     read: Callable[[], bytes]
 
 
+Vector = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """What a trainer computed from hidden states that stay with it (method.md, section 7).
+
+    Attributes:
+        id: what it knows the states by.
+        states: how many there are.
+        head: the version whose u and v it computed with; None: it has not yet.
+        fused: v·c.
+        pooled: c and j of shape (2, D_p); j is taken along v, so that ∂r/∂u = (1 − ω) j.
+        reference: v·c under the reference head, where align asked for it.
+    """
+
+    id: str
+    states: int
+    head: int | None = None
+    fused: float | None = None
+    pooled: npt.NDArray[np.float32] | None = None
+    reference: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One sample, checked and tokenized. `feedback` is None where the run takes none."""
+    """One sample, checked and tokenized.
+
+    Attributes:
+        feedback: the policy's states; None where the run takes none or they stay with the trainer.
+        split: what came in their place.
+    """
 
     token_ids: TokenIds
     feedback: TensorValue | None
     truncated: int = 0
-
-
-Vector = npt.NDArray[np.float32]
+    split: Split | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -251,12 +278,14 @@ class Trace:
     Attributes:
         rte: H_last; u: the absorbed query; c, j: the pooled states (method.md, section 7). Those
             of the attention are None for a head without one, j also at score.
+        fused: v·c as the trainer told it, at score, in place of c.
     """
 
     rte: Vector
     u: Vector | None = None
     c: Vector | None = None
     j: Vector | None = None
+    fused: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +296,39 @@ class Scored:
     vanilla_reward: float
     device_seconds: float = field(default=0.0, compare=False)
     trace: Trace | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Queried:
+    """What the trainer needs before a sample has a reward: u, its absorbed query."""
+
+    u: Vector
+
+
+Because = Literal["gate", "anchors"]
+"""Why align asks: of the candidate on the step's samples, or on anchors."""
+
+Role = Literal["candidate", "reference", "live"]
+Told = Mapping[str, float]
+"""v·c by the id of the states; what the trainer did not tell is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question about hidden states that stay with the trainer: v·c of each.
+
+    Attributes:
+        head: whose u and v these are.
+        queries: u by the id of the states.
+    """
+
+    because: Because
+    head: Role
+    v: Vector
+    queries: Mapping[str, Vector]
+
+
+Ask = Callable[[Sequence[Asked]], Awaitable[Sequence[Told]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,12 +475,28 @@ class Engine(Protocol):
         """Token ids, or why a text has none (text_empty, text_invalid, text_too_long, …)."""
         ...
 
-    async def score(self, head: HeadSource | None, items: Sequence[Item]) -> list[Scored | Problem]:
-        """Rewards by one version, or vanilla ones for None. One answer an item, in order."""
+    async def score(
+        self, head: HeadSource | None, items: Sequence[Item]
+    ) -> list[Scored | Queried | Problem]:
+        """Rewards by one version, or vanilla ones for None. One answer an item, in order.
+
+        An item whose states stay with the trainer, and of which it has told nothing, is `Queried`.
+        """
         ...
 
-    async def align(self, job: AlignJob, progress: Callable[[GroupResult], None]) -> Update:
-        """One update; yields the device between groups. `progress` hears of each that is done."""
+    async def direction(self, head: HeadSource) -> Vector:
+        """v = W_v W_o w of a version that attends: what its rewards read c in."""
+        ...
+
+    async def align(
+        self, job: AlignJob, progress: Callable[[GroupResult], None], ask: Ask
+    ) -> Update:
+        """One update; yields the device between groups.
+
+        Args:
+            progress: hears of each group that is done.
+            ask: what the candidate makes of hidden states that stay with the trainer.
+        """
         ...
 
     def first_head(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from r2m.errors import Code, Problem
-from r2m.tensors import Bytes, TensorValue, decode_base64
-from r2m_service.application.contract import AlignRequest, ErrorOut, FeedbackIn, SampleIn
+from r2m.tensors import Bytes, TensorValue
+from r2m_service.application.contract import AlignRequest, ErrorOut, SampleIn
+from r2m_service.application.feedback import decode_feedback, feedback_bytes, feedback_of
 from r2m_service.application.parsing import read_json
-from r2m_service.application.ports import AnyText, Conversation, Engine, Item, Text
+from r2m_service.application.ports import AnyText, Conversation, Engine, Item, Split, Text
 from r2m_service.domain.runs import Run
 
 
@@ -50,10 +50,10 @@ async def items_of(
         texts_alone: whether their hidden states are to come later.
     """
     await asyncio.to_thread(decode_feedback, samples)
-    feedback: list[TensorValue | Problem | None] = []
+    feedback: list[TensorValue | Split | Problem | None] = []
     for sample in samples:
         try:
-            feedback.append(None if texts_alone else _feedback(run, sample.feedback))
+            feedback.append(None if texts_alone else feedback_of(run, sample))
         except Problem as problem:
             feedback.append(problem)
     texts: list[AnyText | Problem] = []
@@ -75,6 +75,8 @@ async def items_of(
             found.append(tokens)
         elif isinstance(value, Problem):
             found.append(value)
+        elif isinstance(value, Split):
+            found.append(Item(tokens.token_ids, None, tokens.truncated, value))
         else:
             found.append(Item(tokens.token_ids, value, tokens.truncated))
     return found
@@ -118,78 +120,6 @@ def _json_list(text: str, field: str) -> list[Any]:
     if not isinstance(value, list):
         raise Problem(Code.TEXT_INVALID, f"{field} is the JSON text of a list", field=field)
     return cast("list[Any]", value)
-
-
-def decode_feedback(samples: Sequence[SampleIn]) -> None:
-    """Replace base64 by its bytes, once; what is not base64 stays and is refused later.
-
-    Blocking: megabytes take tens of milliseconds, which the event loop has not.
-    """
-    for sample in samples:
-        given = sample.feedback
-        if given is not None and isinstance(given.data, str):
-            with contextlib.suppress(Problem):
-                given.data = decode_base64(given.data)
-
-
-def _feedback(run: Run | None, given: FeedbackIn | None) -> TensorValue | None:
-    """A sample's hidden states, as its run wants them.
-
-    Raises:
-        Problem: feedback_*, naming the field and what was expected.
-    """
-    if run is None or run.feedback != "policy":
-        if given is None:
-            return None
-        where = "vanilla scoring" if run is None else f"a run with feedback {run.feedback}"
-        raise Problem(Code.FEEDBACK_UNEXPECTED, f"{where} takes no hidden states", field="feedback")
-    policy = run.policy
-    if given is None:
-        raise Problem(
-            Code.FEEDBACK_MISSING,
-            f"run {run.name!r} attends to its policy's hidden states and this sample has none; "
-            f"[tokens, {policy.hidden_size}] was expected",
-            field="feedback",
-        )
-    value = TensorValue(given.dtype, tuple(given.shape), _bytes(given))
-    if len(value.shape) == 2 and value.shape[1] != policy.hidden_size:
-        raise Problem(
-            Code.FEEDBACK_WIDTH,
-            f"the hidden states are {value.shape[1]} wide, the run's policy is "
-            f"{policy.hidden_size}",
-            field="feedback.shape",
-        )
-    value.check()
-    if given.hidden_state is not None and given.hidden_state != policy.hidden_state:
-        raise Problem(
-            Code.FEEDBACK_CONVENTION,
-            f"the sample states {given.hidden_state}, the run {policy.hidden_state}",
-            field="feedback.hidden_state",
-        )
-    if given.last_token is not None and given.last_token != policy.last_token:
-        raise Problem(
-            Code.FEEDBACK_CONVENTION,
-            f"the sample states last_token {given.last_token}, the run {policy.last_token}",
-            field="feedback.last_token",
-        )
-    states = value.shape[0] + (0 if policy.last_token else 1)
-    if given.tokens is not None and given.tokens != states:
-        raise Problem(
-            Code.FEEDBACK_SHAPE,
-            f"{given.tokens} tokens are stated, the shape holds the states of {states}",
-            field="feedback.tokens",
-        )
-    return value
-
-
-def _bytes(given: FeedbackIn) -> Bytes:
-    if isinstance(given.data, str):
-        return decode_base64(given.data)
-    if isinstance(given.data, bytes | bytearray | memoryview):
-        return given.data
-    if given.data is None:
-        return b""
-    raise Problem(Code.FEEDBACK_ENCODING, "data is a base64 string", field="feedback.data")
 
 
 def error_out(problem: Problem) -> ErrorOut:
@@ -244,7 +174,7 @@ def content_hash(request: AlignRequest) -> str:
     def add_all(samples: Sequence[SampleIn]) -> None:
         for sample in samples:
             given = sample.feedback
-            stated = None
+            stated: list[Any] | None = None
             if given is not None:
                 stated = [
                     given.dtype,
@@ -253,6 +183,8 @@ def content_hash(request: AlignRequest) -> str:
                     given.last_token,
                     given.tokens,
                 ]
+                if given.split is not None:  # only then: older hashes stay true
+                    stated.append(given.split.model_dump())
             text = [sample.id, sample.prompt, sample.response, sample.format or "chat", stated]
             add(json.dumps(text).encode())
             # Only where they are given: hashes made before these fields existed stay true.
@@ -265,7 +197,7 @@ def content_hash(request: AlignRequest) -> str:
                 add(json.dumps(more).encode())
             if given is not None:
                 try:
-                    add(_bytes(given))
+                    add(feedback_bytes(given))
                 except Problem:  # what cannot be decoded is refused later; it still has a hash
                     add(repr(given.data).encode())
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from r2m.errors import Problem
+from r2m.errors import Code, Problem
 from r2m_service.application.contract import (
     SampleIn,
     ScoreAnswer,
@@ -16,9 +16,17 @@ from r2m_service.application.contract import (
 from r2m_service.application.journaling import Journaling
 from r2m_service.application.lookup import find_run, head_source, scoring_head
 from r2m_service.application.marking import Marking, ScoredBy
-from r2m_service.application.ports import Blobs, Engine, HeadSource, Item, Registry, Scored
+from r2m_service.application.ports import (
+    Blobs,
+    Engine,
+    HeadSource,
+    Item,
+    Queried,
+    Registry,
+    Scored,
+)
 from r2m_service.application.samples import error_out, items_of, require_distinct
-from r2m_service.application.usage import Usage
+from r2m_service.application.usage import Usage, bytes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,17 @@ class Scoring:
         """
         by, opened = await self.resolved(name, request)
         scores = await self.samples(by, request.samples)
-        return opened.model_copy(update={"scores": scores})
+        asks = any(one.u is not None for one in scores)
+        v = await self.direction(by) if asks else None
+        return opened.model_copy(update={"scores": scores, "v": v})
+
+    async def direction(self, by: Version) -> bytes:
+        """What states that stay with the trainer are multiplied by: v, D_p float32.
+
+        Raises:
+            Problem: head_damaged, head_pruned.
+        """
+        return (await self._engine.direction(by.source)).tobytes()
 
     async def vanilla(self, request: VanillaRequest) -> ScoreAnswer:
         """The frozen reward model's own rewards.
@@ -118,7 +136,8 @@ class Scoring:
         ids = ((one.id, f"samples[{place}].id") for place, one in enumerate(samples))
         require_distinct(ids, what="samples")
         run = by.name.run if by else None
-        checked = await items_of(self._engine, run, samples)
+        stale: set[str] = set()
+        checked = [_told_by(by, item, stale) for item in await items_of(self._engine, run, samples)]
         good = [item for item in checked if isinstance(item, Item)]
         scored = iter(await self._engine.score(by.source if by else None, good))
         results = [one if isinstance(one, Problem) else next(scored) for one in checked]
@@ -129,7 +148,7 @@ class Scoring:
             if by.marks:
                 marked = await self._marking.keep(by.name, samples, checked, results)
         return [
-            _score_out(sample, item, result, audit=sample.id in marked)
+            _score_out(sample, item, result, by, audit=sample.id in marked, stale=stale)
             for sample, item, result in zip(samples, checked, results, strict=True)
         ]
 
@@ -138,7 +157,7 @@ class Scoring:
         by: Version,
         samples: Sequence[SampleIn],
         items: Sequence[Item | Problem],
-        results: Sequence[Scored | Problem],
+        results: Sequence[Scored | Queried | Problem],
     ) -> None:
         good = [
             (sample, item, result)
@@ -156,20 +175,63 @@ class Scoring:
         )
 
 
+def _told_by(by: Version | None, item: Item | Problem, stale: set[str]) -> Item | Problem:
+    """The item; of a number that another head's u and v went into, only that it is stale."""
+    if isinstance(item, Problem) or item.split is None or by is None:
+        return item
+    split = item.split
+    if split.pooled is not None:
+        return Problem(
+            Code.FEEDBACK_UNEXPECTED,
+            "c and j are for align; at score v·c goes back, in feedback.split.fused",
+            field="feedback.data",
+        )
+    if split.fused is None or split.head in (None, by.name.head):
+        return item
+    stale.add(split.id)
+    return replace(item, split=replace(split, fused=None))
+
+
 def _score_out(
-    sample: SampleIn, item: Item | Problem, result: Scored | Problem, *, audit: bool
+    sample: SampleIn,
+    item: Item | Problem,
+    result: Scored | Queried | Problem,
+    by: Version | None,
+    *,
+    audit: bool,
+    stale: set[str],
 ) -> ScoreOut:
     if isinstance(item, Problem) or isinstance(result, Problem):
         problem = item if isinstance(item, Problem) else result
         assert isinstance(problem, Problem)
         return ScoreOut(id=sample.id, error=error_out(problem), finish_reason=sample.finish_reason)
+    asks = isinstance(result, Queried)
     return ScoreOut(
         id=sample.id,
-        reward=result.reward,
-        vanilla_reward=result.vanilla_reward,
+        reward=None if asks else result.reward,
+        vanilla_reward=None if asks else result.vanilla_reward,
+        error=error_out(_stale(item, by)) if by is not None and sample.id in stale else None,
         tokens=len(item.token_ids),
-        states=item.feedback.shape[0] if item.feedback else None,
+        states=_states(item),
         truncated=item.truncated or None,
         finish_reason=sample.finish_reason,
         audit=audit or None,
+        u=result.u.tobytes() if asks else None,
+        feedback_bytes=bytes_of(item, result),
     )
+
+
+def _stale(item: Item, by: Version) -> Problem:
+    assert item.split is not None
+    return Problem(
+        Code.STALE_CONTEXT,
+        f"v·c was computed with u and v of head {item.split.head}, and head {by.name.head} scores: "
+        "compute it with this answer's u and v",
+        field="feedback.split.head",
+    )
+
+
+def _states(item: Item) -> int | None:
+    if item.split is not None:
+        return item.split.states
+    return item.feedback.shape[0] if item.feedback else None

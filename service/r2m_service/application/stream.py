@@ -20,7 +20,7 @@ class ScoringSession:
 
     Args:
         version: None: the frozen reward model.
-        opened: run, head, branch, omega and fingerprint of every answer, without scores.
+        opened: run, head, branch, omega, v and fingerprint of every answer, without scores.
     """
 
     def __init__(self, scoring: Scoring, version: Version | None, opened: ScoreAnswer) -> None:
@@ -59,4 +59,7 @@ async def open_scoring(
         return ScoringSession(scoring, None, scoring.unnamed())
     assert isinstance(request, ScoreRequest), "a run is scored with its own request"
     version, opened = await scoring.resolved(name, request)
+    if version.name.run.feedback == "policy":
+        # Whether states will stay with the trainer nobody knows yet; u comes with each such sample.
+        opened = opened.model_copy(update={"v": await scoring.direction(version)})
     return ScoringSession(scoring, version, opened)

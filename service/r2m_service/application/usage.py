@@ -8,7 +8,21 @@ from datetime import UTC, datetime
 
 from r2m.errors import Problem
 from r2m_service.application.contract import UsageOut
-from r2m_service.application.ports import Item, Scored
+from r2m_service.application.ports import Item, Queried, Scored
+
+NUMBER_BYTES = 8
+"""Of a number that a trainer tells."""
+
+
+def bytes_of(item: Item, result: Scored | Queried | Problem | None = None) -> int | None:
+    """What a sample's feedback took, both ways; None where the run takes none."""
+    if item.feedback is not None:
+        return len(item.feedback.data)
+    if item.split is None:
+        return None
+    if isinstance(result, Queried):
+        return result.u.nbytes
+    return NUMBER_BYTES if item.split.pooled is None else item.split.pooled.nbytes
 
 
 @dataclass(slots=True)
@@ -29,24 +43,34 @@ class Usage:
         self._runs: dict[str, _Counters] = {}
 
     def scored(
-        self, run: str, items: Sequence[Item | Problem], results: Sequence[Scored | Problem]
+        self,
+        run: str,
+        items: Sequence[Item | Problem],
+        results: Sequence[Scored | Queried | Problem],
     ) -> None:
-        """Count a score's samples and what came of them."""
+        """Count a score's samples and what came of them.
+
+        A sample whose trainer is still to answer counts when it has.
+        """
         counters = self._runs.setdefault(run, _Counters())
         for item, result in zip(items, results, strict=True):
+            if isinstance(item, Item):
+                counters.feedback_bytes += bytes_of(item, result) or 0
+            if isinstance(result, Queried):
+                continue
             counters.samples += 1
             counters.failed += isinstance(result, Problem)
             if isinstance(item, Item):
                 counters.tokens += len(item.token_ids)
-                counters.feedback_bytes += len(item.feedback.data) if item.feedback else 0
             if isinstance(result, Scored):
                 counters.device_seconds += result.device_seconds
 
-    def aligned(self, run: str, device_seconds: float) -> None:
+    def aligned(self, run: str, device_seconds: float, feedback_bytes: int) -> None:
         """Count an align that was computed (a retry is not)."""
         counters = self._runs.setdefault(run, _Counters())
         counters.aligns += 1
         counters.device_seconds += device_seconds
+        counters.feedback_bytes += feedback_bytes
 
     def of(self, run: str) -> UsageOut:
         """A run's counters; zeros for one that was not used."""

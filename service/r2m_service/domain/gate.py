@@ -62,6 +62,7 @@ def decide(
     *,
     finite: bool,
     drift: Drift | None,
+    asked: int = 0,
     anchors: AnchorVerdict | None = None,
     due: bool = False,
 ) -> Decision:
@@ -71,6 +72,8 @@ def decide(
         gate: the run's.
         finite: whether loss, gradient, weights and rewards of the candidate are.
         drift: None where the gate asks for none.
+        asked: samples that drift should rest on. Of states that stay with the trainer some may be
+            missing; with less than half of them it is no evidence.
         anchors: what they said; None where they were not asked.
         due: whether they had to be.
     """
@@ -78,6 +81,11 @@ def decide(
         return Decision("rejected", "the loss, the gradient or the candidate is not finite")
     passed = "finite"
     if gate.checks_drift:
+        if drift is not None and 2 * drift.samples < asked:
+            return Decision(
+                "undecided",
+                f"drift could be measured on {drift.samples} of {asked} samples, half are needed",
+            )
         judged = _by_drift(gate, drift)
         if judged.verdict != "accepted":
             return judged

@@ -5,6 +5,8 @@
 2. once: labels, loss, gradient; then the optimizer, tensor by tensor;
 3. every group, where the gate asks for drift: c under the candidate's weights;
 4. every anchor pair: its margin under candidate, reference and parent.
+
+Between 2 and 3 the trainer is asked about hidden states that stay with it.
 """
 
 from __future__ import annotations
@@ -22,12 +24,18 @@ from r2m_service.application.ports import (
     AlignJob,
     AnchorItems,
     AnchorMargins,
+    Asked,
+    Because,
     GroupResult,
+    Item,
+    Role,
+    Told,
     Update,
+    Vector,
 )
 from r2m_service.engine.align_groups import AlignHeads, Group, GroupPasses
 from r2m_service.engine.embedding import Embedder
-from r2m_service.engine.measuring import Errors, Measuring
+from r2m_service.engine.measuring import NOTHING, Errors, Measuring
 from r2m_service.modeling.head import Head
 from r2m_service.modeling.loss import Loss, loss_of_groups, sigma
 from r2m_service.modeling.update import AdamWStep, Moments, Step, gradients
@@ -77,11 +85,43 @@ class Aligner:
         self._anchors: list[AnchorMargins | Problem] = []
         self._overflowed = False
         self._device_seconds = 0.0
+        self._queries: dict[tuple[Because, Role], dict[str, Vector]] = {}
+        self._told: dict[tuple[Because, Role], Told] = {}
 
-    def turns(self) -> Iterator[Callable[[], bool]]:
-        """The turns; each tells whether it finished the first pass of a group of the step."""
-        for turn in self._turns():
+    def learning(self) -> Iterator[Callable[[], bool]]:
+        """Turns until there is a candidate, or surely none.
+
+        Each tells whether it finished the first pass of a group of the step.
+        """
+        for turn in self._learning():
             yield lambda turn=turn: self._timed(turn)
+
+    def judging(self) -> Iterator[Callable[[], bool]]:
+        """The turns after that, and after what was asked has been heard."""
+        for turn in self._judging():
+            yield lambda turn=turn: self._timed(turn)
+
+    def asking(self) -> Iterator[Callable[[], bool]]:
+        """The turns between the two, which find out what the trainer has to be asked."""
+        for turn in self._asking():
+            yield lambda turn=turn: self._timed(turn)
+
+    @property
+    def asked(self) -> list[Asked]:
+        """The questions about states that stay with the trainer, once `asking` is through."""
+        found: list[Asked] = []
+        for (because, role), queries in self._queries.items():
+            v_P = self._heads[role].v_P
+            assert v_P is not None
+            found.append(Asked(because, role, v_P.cpu().numpy(), queries))
+        return found
+
+    def hear(self, answers: Sequence[Told]) -> None:
+        """What the trainer said, one answer a question."""
+        self._told = dict(zip(self._queries, answers, strict=True))
+        reference = self._told.get(("anchors", "reference"))
+        if reference is not None and self._passes.heads.reference is self._parent:
+            self._told["anchors", "live"] = reference
 
     @property
     def results(self) -> Sequence[GroupResult]:
@@ -95,7 +135,7 @@ class Aligner:
         finally:
             self._device_seconds += time.perf_counter() - started
 
-    def _turns(self) -> Iterator[Callable[[], bool]]:
+    def _learning(self) -> Iterator[Callable[[], bool]]:
         for group in self._job.groups:
             yield lambda group=group: self._measure(group)
         for place, pair in enumerate(self._job.replay):
@@ -105,6 +145,50 @@ class Aligner:
             for name in self._optimizer.names:
                 yield lambda name=name: self._move(name)
             yield self._make_candidate
+
+    def _asking(self) -> Iterator[Callable[[], bool]]:
+        if self._candidate is None:
+            return
+        if self._job.method.gate.checks_drift:
+            for used in self._used:
+                if not used.replayed and _keeps(used.items):
+                    yield lambda used=used: self._query_group(used)
+        for pair in self._job.anchors:
+            if _keeps((pair.chosen, pair.rejected)):
+                yield lambda pair=pair: self._query_pair(pair)
+
+    @property
+    def _heads(self) -> dict[Role, Head]:
+        assert self._candidate is not None
+        heads = self._passes.heads
+        return {
+            "candidate": self._candidate,
+            "reference": heads.reference,
+            "live": heads.parent,
+        }
+
+    @torch.no_grad()
+    def _query_group(self, group: Group) -> bool:
+        self._query("gate", "candidate", group.items, group.rte_KR)
+        return False
+
+    @torch.no_grad()
+    def _query_pair(self, pair: AnchorItems) -> bool:
+        items = (pair.chosen, pair.rejected)
+        rte_KR = self._passes.rtes(items)
+        self._query("anchors", "candidate", items, rte_KR)
+        self._query("anchors", "reference", items, rte_KR)
+        if self._passes.heads.reference is not self._parent:
+            self._query("anchors", "live", items, rte_KR)
+        return False
+
+    def _query(self, because: Because, role: Role, items: Sequence[Item], rte_KR: Tensor) -> None:
+        head = self._heads[role]
+        if head.attends and not head.blind:
+            found = self._queries.setdefault((because, role), {})
+            found |= self._passes.queries(head, items, rte_KR)
+
+    def _judging(self) -> Iterator[Callable[[], bool]]:
         if self._candidate is None:
             return
         if self._job.method.gate.checks_drift:
@@ -192,13 +276,18 @@ class Aligner:
     @torch.no_grad()
     def _measure_candidate(self, group: Group) -> bool:
         assert self._candidate is not None
-        self._overflowed |= not self._passes.measure_candidate(self._candidate, group)
+        told = self._told.get(("gate", "candidate"), NOTHING)
+        self._overflowed |= not self._passes.measure_candidate(self._candidate, group, told)
         return False
 
     @torch.no_grad()
     def _judge(self, pair: AnchorItems) -> bool:
         assert self._candidate is not None
-        self._anchors.append(self._passes.judge(self._candidate, pair))
+        told: dict[Role, Told] = {}
+        for (because, role), said in self._told.items():
+            if because == "anchors":
+                told[role] = said
+        self._anchors.append(self._passes.judge(self._candidate, pair, told))
         return False
 
     def result(self) -> Update:
@@ -236,6 +325,11 @@ class Aligner:
             anchors=self._anchors,
             device_seconds=self._device_seconds,
         )
+
+
+def _keeps(items: Sequence[Item]) -> bool:
+    """Whether the trainer keeps states of any of them."""
+    return any(item.split is not None for item in items)
 
 
 def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from r2m.errors import Problem
+from r2m.errors import Code, Problem
 from r2m_service.application.ports import (
     AlignGroup,
     AnchorItems,
     AnchorMargins,
     Item,
     MeasuredGroup,
+    Role,
+    Told,
     Trace,
+    Vector,
 )
-from r2m_service.engine.measuring import Errors, Measuring, require_rewards, trace_of
+from r2m_service.engine.measuring import NOTHING, Errors, Measuring, require_rewards, trace_of
 from r2m_service.modeling.backbone import Encoded
 from r2m_service.modeling.head import Head, Parts
 from r2m_service.modeling.loss import GroupRewards
@@ -86,7 +89,7 @@ class GroupPasses:
         vanilla: Callable[[Tensor], Tensor],
         trace: bool,
     ) -> None:
-        self._heads = heads
+        self.heads = heads
         self._measuring = measuring
         self._omega = omega
         self._candidate_omega = candidate_omega
@@ -103,22 +106,27 @@ class GroupPasses:
         Args:
             errors: hears of those samples, by their place.
         """
-        items, parent = group.items, self._heads.parent
+        items, parent = group.items, self.heads.parent
         encoded = self._measuring.encoded(items)
         rte_KR = torch.stack([one.rte_R for one in encoded])
         c_KP = j_KP = None
         if parent.attends:
-            assert parent.v_P is not None
-            z_P = (1.0 - self._omega) * parent.v_P
-            pooled = self._measuring.pool(parent, items, encoded, rte_KR, z_P, errors)
+            pooled = self._measuring.pool(parent, items, encoded, rte_KR, self._omega, errors)
             if errors:
                 return None
             c_KP = torch.stack([one.c_P for one in pooled])
             j_KP = torch.stack([one.j_P for one in pooled if one.j_P is not None])
         parts = parent.parts(rte_KR, c_KP)
         reference: Parts | None = parts
-        if self._heads.reference is not parent:
-            reference = self._measuring.parts(self._heads.reference, items, encoded, rte_KR, errors)
+        if self.heads.reference is not parent:
+            told = {
+                item.split.id: item.split.reference
+                for item in items
+                if item.split is not None and item.split.reference is not None
+            }
+            reference = self._measuring.parts(
+                self.heads.reference, items, encoded, rte_KR, errors, told
+            )
         require_rewards(parts.rewards(self._omega).tolist(), errors)
         if errors or reference is None:
             return None
@@ -130,13 +138,15 @@ class GroupPasses:
 
     def _with_others_states(self, group: Group) -> Sequence[float]:
         """The rewards with the states of the group before: what h itself is worth."""
-        if self._heads.parent.blind or self._before is None or self._with_others >= OTHER_GROUPS:
+        if self.heads.parent.blind or self._before is None or self._with_others >= OTHER_GROUPS:
             return []
-        self._with_others += 1
         items, encoded = self._before
+        if any(item.split is not None for item in items):
+            return []  # another sample's states are not here
+        self._with_others += 1
         places = [place % len(items) for place in range(len(group.items))]
         parts = self._measuring.parts(
-            self._heads.parent,
+            self.heads.parent,
             [items[place] for place in places],
             [encoded[place] for place in places],
             group.rte_KR,
@@ -152,28 +162,48 @@ class GroupPasses:
             preferred=group.preferred,
         )
 
-    def measure_candidate(self, candidate: Head, group: Group) -> bool:
-        """The pass under the candidate; whether its rewards could be had."""
+    def measure_candidate(self, candidate: Head, group: Group, told: Told) -> bool:
+        """The pass under the candidate; False where its rewards are no numbers.
+
+        A group that the trainer was asked about and did not tell of stays unmeasured.
+        """
         encoded = self._measuring.encoded(group.items)
         errors = Errors()
         group.candidate = self._measuring.parts(
-            candidate, group.items, encoded, group.rte_KR, errors
+            candidate, group.items, encoded, group.rte_KR, errors, told
         )
-        return not errors
+        return all(one.code is Code.UNANSWERED for one in errors.values())
 
-    def judge(self, candidate: Head, pair: AnchorItems) -> AnchorMargins | Problem:
+    def rtes(self, items: Sequence[Item]) -> Tensor:
+        """H_last of each."""
+        return torch.stack([one.rte_R for one in self._measuring.encoded(items)])
+
+    def queries(self, head: Head, items: Sequence[Item], rte_KR: Tensor) -> dict[str, Vector]:
+        """u under a head, by id, of those whose states stay with the trainer."""
+        u_KP = self._measuring.queries(head, rte_KR).cpu().numpy()
+        return {
+            item.split.id: u_P
+            for item, u_P in zip(items, u_KP, strict=True)
+            if item.split is not None
+        }
+
+    def judge(
+        self, candidate: Head, pair: AnchorItems, told: Mapping[Role, Told]
+    ) -> AnchorMargins | Problem:
         """An anchor pair's margins, or why it cannot judge."""
         items = (pair.chosen, pair.rejected)
         encoded = self._measuring.encoded(items)
         rte_KR = torch.stack([one.rte_R for one in encoded])
         margins: list[float] = []
-        for head, omega in (
-            (candidate, self._candidate_omega),
-            (self._heads.reference, self._candidate_omega),
-            (self._heads.parent, self._omega),
-        ):
+        heads: tuple[tuple[Role, Head, float], ...] = (
+            ("candidate", candidate, self._candidate_omega),
+            ("reference", self.heads.reference, self._candidate_omega),
+            ("live", self.heads.parent, self._omega),
+        )
+        for role, head, omega in heads:
             errors = Errors()
-            parts = self._measuring.parts(head, items, encoded, rte_KR, errors)
+            said = told.get(role, NOTHING)
+            parts = self._measuring.parts(head, items, encoded, rte_KR, errors, said)
             rewards = [] if parts is None else parts.rewards(omega).tolist()
             require_rewards(rewards, errors)
             for problem in errors.values():
@@ -185,7 +215,7 @@ class GroupPasses:
         """What an answer and the journal are told of it."""
         omega = self._candidate_omega
         drift = group.candidate is not None
-        origin = self._heads.origin
+        origin = self.heads.origin
         return MeasuredGroup(
             preferred=group.preferred,
             rewards=group.parts.rewards(self._omega).tolist(),
@@ -209,7 +239,7 @@ class GroupPasses:
 
     def _traces(self, group: Group) -> list[Trace]:
         attends = group.c_KP is not None and group.j_KP is not None
-        queries_KP = self._measuring.queries(self._heads.parent, group.rte_KR) if attends else None
+        queries_KP = self._measuring.queries(self.heads.parent, group.rte_KR) if attends else None
         return [
             trace_of(
                 group.rte_KR[place],

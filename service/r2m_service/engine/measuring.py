@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from r2m.errors import Code, Problem
-from r2m_service.application.ports import Item, Trace, Vector
+from r2m_service.application.ports import Item, Told, Trace, Vector
 from r2m_service.engine.embedding import Embedder
 from r2m_service.engine.pooling import pool_item
 from r2m_service.modeling.attention import Pooled
 from r2m_service.modeling.backbone import Encoded
 from r2m_service.modeling.head import Head, Parts
 
+NOTHING: Told = {}
 Errors = dict[int, Problem]
 """By the sample's place."""
 
@@ -35,7 +36,9 @@ class Measuring:
 
     def encoded(self, items: Sequence[Item]) -> list[Encoded]:
         """RTEs, and token states where they are attended to."""
-        states = self._states and any(item.feedback is None for item in items)
+        states = self._states and any(
+            item.feedback is None and item.split is None for item in items
+        )
         return self._embedder.embed(
             [item.token_ids for item in items], states=[states] * len(items)
         )
@@ -46,15 +49,20 @@ class Measuring:
         items: Sequence[Item],
         encoded: Sequence[Encoded],
         rte_KR: Tensor,
-        z_P: Tensor | None,
+        omega: float,
         errors: Errors,
     ) -> list[Pooled]:
-        """c (and j, where z is given) of each sample under a head's query."""
+        """c and j of each sample under a head's query; j along z = (1 − ω) v."""
+        assert head.v_P is not None
+        z_P = (1.0 - omega) * head.v_P
         queries_KP = self.queries(head, rte_KR)
         found: list[Pooled] = []
         for place, item in enumerate(items):
             try:
-                found.append(pool_item(item, encoded[place], queries_KP[place], z_P))
+                if item.split is not None:
+                    found.append(_told_pooled(item, 1.0 - omega, z_P.device))
+                else:
+                    found.append(pool_item(item, encoded[place], queries_KP[place], z_P))
             except Problem as problem:
                 errors[place] = problem
         return found
@@ -66,18 +74,62 @@ class Measuring:
         encoded: Sequence[Encoded],
         rte_KR: Tensor,
         errors: Errors,
+        told: Told = NOTHING,
     ) -> Parts | None:
-        """Rewards by weights that are only asked, not trained; None where there is an error."""
+        """Rewards by weights that are only asked, not trained; None where there is an error.
+
+        Args:
+            told: v·c under these weights of states that stay with the trainer.
+        """
         if head.blind:
             return head.parts(rte_KR, None)
-        pooled = self.pool(head, items, encoded, rte_KR, None, errors)
-        return None if errors else head.parts(rte_KR, torch.stack([one.c_P for one in pooled]))
+        assert head.v_P is not None
+        queries_KP = self.queries(head, rte_KR)
+        fused: list[Tensor] = []
+        for place, item in enumerate(items):
+            try:
+                if item.split is None:
+                    c_P = pool_item(item, encoded[place], queries_KP[place]).c_P
+                    fused.append(c_P @ head.v_P)
+                else:
+                    fused.append(_told_fused(item.split.id, told, rte_KR))
+            except Problem as problem:
+                errors[place] = problem
+        return None if errors else head.parts(rte_KR, None, torch.stack(fused))
 
     def queries(self, head: Head, rte_KR: Tensor) -> Tensor:
         """u of each sample."""
         if self._one_by_one:
             return torch.cat([head.queries(rte_R[None]) for rte_R in rte_KR])
         return head.queries(rte_KR)
+
+
+def _told_pooled(item: Item, share: float, device: torch.device) -> Pooled:
+    """What the trainer pooled under this very head; j as the reward at ω has it.
+
+    Raises:
+        Problem: unanswered.
+    """
+    assert item.split is not None
+    if item.split.pooled is None:
+        raise unanswered("c and j")
+    c_P, j_P = torch.tensor(item.split.pooled, device=device)
+    return Pooled(c_P, share * j_P)
+
+
+def _told_fused(name: str, told: Told, like: Tensor) -> Tensor:
+    if name not in told:
+        raise unanswered("v·c")
+    return like.new_tensor(told[name])
+
+
+def unanswered(what: str) -> Problem:
+    """A trainer that keeps its hidden states did not say what was asked of one of them."""
+    return Problem(
+        Code.UNANSWERED,
+        f"{what} of this sample's hidden states, which stay with the trainer, did not come",
+        field="feedback.split",
+    )
 
 
 def require_rewards(rewards: Sequence[float], errors: Errors) -> None:
@@ -90,7 +142,11 @@ def require_rewards(rewards: Sequence[float], errors: Errors) -> None:
 
 
 def trace_of(
-    rte_R: Tensor, u_P: Tensor | None, c_P: Tensor | None, j_P: Tensor | None = None
+    rte_R: Tensor,
+    u_P: Tensor | None,
+    c_P: Tensor | None,
+    j_P: Tensor | None = None,
+    fused: Tensor | None = None,
 ) -> Trace:
     """What a reward was made of, off the device."""
 
@@ -99,4 +155,4 @@ def trace_of(
 
     rte = off(rte_R)
     assert rte is not None
-    return Trace(rte, off(u_P), off(c_P), off(j_P))
+    return Trace(rte, off(u_P), off(c_P), off(j_P), None if fused is None else float(fused))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from r2m.errors import Code, Problem
 from r2m_service.application.ports import (
     AlignJob,
     AnyText,
+    Ask,
     BackboneInfo,
     Conversation,
     Encoded,
@@ -22,10 +25,12 @@ from r2m_service.application.ports import (
     HeadKey,
     HeadSource,
     Item,
+    Queried,
     Scored,
     Text,
     Trace,
     Update,
+    Vector,
 )
 from r2m_service.domain.method import MethodSettings
 from r2m_service.domain.runs import FeedbackSource, Truncation
@@ -37,6 +42,7 @@ from r2m_service.engine.measuring import trace_of
 from r2m_service.engine.pooling import pool_item
 from r2m_service.engine.worker import DeviceWorker
 from r2m_service.modeling.backbone import Backbone
+from r2m_service.modeling.backbone import Encoded as Embedded
 from r2m_service.modeling.head import Head, first_head
 from r2m_service.modeling.text import TextError, TextFault
 from r2m_service.modeling.update import Moments
@@ -104,7 +110,7 @@ class TorchEngine:
         )
         self._heads: BytesCache[HeadKey, Head] = BytesCache(limits.head_cache_bytes)
         self._loading: dict[HeadKey, asyncio.Task[Head]] = {}
-        self._worker: DeviceWorker[_ScoreWork, Scored | Problem] = DeviceWorker(
+        self._worker: DeviceWorker[_ScoreWork, Scored | Queried | Problem] = DeviceWorker(
             self._score_batch,
             budget=limits.token_budget,
             most=limits.batch_items,
@@ -173,7 +179,9 @@ class TorchEngine:
                 found.append(Problem(TEXT_CODES[error.fault], str(error), field=error.field))
         return found
 
-    async def score(self, head: HeadSource | None, items: Sequence[Item]) -> list[Scored | Problem]:
+    async def score(
+        self, head: HeadSource | None, items: Sequence[Item]
+    ) -> list[Scored | Queried | Problem]:
         """Rewards by one version, or vanilla ones for None, in order."""
         if not items:
             return []
@@ -192,12 +200,25 @@ class TorchEngine:
         ]
         return await self._worker.submit(work)
 
-    async def align(self, job: AlignJob, progress: Callable[[GroupResult], None]) -> Update:
+    async def direction(self, head: HeadSource) -> Vector:
+        """v of a version that attends, float32."""
+        v_P = (await self.load(head)).v_P
+        assert v_P is not None, "nobody asks a head without attention"
+        return v_P.cpu().numpy()
+
+    async def align(
+        self, job: AlignJob, progress: Callable[[GroupResult], None], ask: Ask
+    ) -> Update:
         """One update; the device is given up between groups."""
         parent = await self.load(job.parent)
         aligner = Aligner(
             job,
-            heads=AlignHeads(parent, await self.load(job.reference), await self.load(job.origin)),
+            heads=AlignHeads(
+                parent,
+                # The same object, also where the cache holds less than one head.
+                parent if job.reference.key == job.parent.key else await self.load(job.reference),
+                await self.load(job.origin),
+            ),
             moments=await asyncio.to_thread(self._moments, parent, job.optimizer),
             embedder=self._embedder,
             vanilla=self._backbone.vanilla,
@@ -205,9 +226,15 @@ class TorchEngine:
             one_by_one=self._deterministic,
             trace=self._trace,
         )
-        for turn in aligner.turns():
+        for turn in aligner.learning():
             if await self._worker.turn(turn):
                 progress(aligner.results[-1])
+        for turn in aligner.asking():
+            await self._worker.turn(turn)
+        if asked := aligner.asked:
+            aligner.hear(await ask(asked))
+        for turn in aligner.judging():
+            await self._worker.turn(turn)
         # Turning 134 MB of weights into a file takes a while: not on the event loop.
         return await asyncio.to_thread(aligner.result)
 
@@ -260,48 +287,66 @@ class TorchEngine:
 
     # ------------------------------------------------------------ on the device thread
 
-    def _score_batch(self, batch: Sequence[_ScoreWork]) -> list[Scored | Problem]:
+    def _score_batch(self, batch: Sequence[_ScoreWork]) -> list[Scored | Queried | Problem]:
         """A batch's rewards, each with its share of the time by tokens."""
         started = time.perf_counter()
         found = self._rewards(batch)
         spent = time.perf_counter() - started
         share = spent / sum(len(work.item.token_ids) for work in batch)
         return [
-            one
-            if isinstance(one, Problem)
-            else replace(one, device_seconds=share * len(work.item.token_ids))
+            replace(one, device_seconds=share * len(work.item.token_ids))
+            if isinstance(one, Scored)
+            else one
             for one, work in zip(found, batch, strict=True)
         ]
 
     @torch.inference_mode()
-    def _rewards(self, batch: Sequence[_ScoreWork]) -> list[Scored | Problem]:
+    def _rewards(self, batch: Sequence[_ScoreWork]) -> list[Scored | Queried | Problem]:
         encoded = self._embedder.embed(
             [work.item.token_ids for work in batch],
             states=[work.attends_to_backbone for work in batch],
         )
-        found: list[Scored | Problem] = [Problem(Code.COMPUTE_FAILED, "not scored")] * len(batch)
+        found: list[Scored | Queried | Problem] = [
+            Problem(Code.COMPUTE_FAILED, "not scored")
+        ] * len(batch)
         for places in self._by_head(batch):
             head = batch[places[0]].head
             rte_NR = torch.stack([encoded[place].rte_R for place in places])
             vanilla_N = self._backbone.vanilla(rte_NR)
             queries_NP = head.queries(rte_NR) if head is not None and head.attends else None
             for row, place in enumerate(places):
-                work, rte_R, made_of = batch[place], rte_NR[row], None
-                reward = vanilla_N[row]
+                if head is None:
+                    found[place] = _scored(vanilla_N[row], vanilla_N[row], None)
+                    continue
+                u_P = None if queries_NP is None else queries_NP[row]
                 try:
-                    if head is not None:
-                        c_NP = None
-                        if queries_NP is not None:
-                            pooled = pool_item(work.item, encoded[place], queries_NP[row])
-                            c_NP = pooled.c_P[None]
-                        reward = head.parts(rte_R[None], c_NP).rewards(work.omega)[0]
-                        if self._trace:
-                            u_P = None if queries_NP is None else queries_NP[row]
-                            made_of = trace_of(rte_R, u_P, None if c_NP is None else c_NP[0])
-                    found[place] = _scored(float(reward), float(vanilla_N[row]), made_of)
+                    found[place] = self._reward(
+                        head, batch[place], encoded[place], u_P, vanilla_N[row]
+                    )
                 except Problem as problem:
                     found[place] = problem
         return found
+
+    def _reward(
+        self, head: Head, work: _ScoreWork, encoded: Embedded, u_P: Tensor | None, vanilla: Tensor
+    ) -> Scored | Queried | Problem:
+        """A sample's reward by a version; u, where its trainer is to tell v·c.
+
+        Raises:
+            Problem: of its states.
+        """
+        split, c_P, fused_N = work.item.split, None, None
+        if u_P is not None and split is not None:
+            if split.fused is None:
+                return Queried(u_P.cpu().numpy().copy())
+            fused_N = u_P.new_tensor([split.fused])
+        elif u_P is not None:
+            c_P = pool_item(work.item, encoded, u_P).c_P
+        parts = head.parts(encoded.rte_R[None], None if c_P is None else c_P[None], fused_N)
+        made_of = None
+        if self._trace:
+            made_of = trace_of(encoded.rte_R, u_P, c_P, fused=fused_N)
+        return _scored(parts.rewards(work.omega)[0], vanilla, made_of)
 
     def _by_head(self, batch: Sequence[_ScoreWork]) -> list[list[int]]:
         if self._deterministic:
@@ -318,8 +363,9 @@ def _device_is_lost(error: Exception) -> bool:
     return lost is not None and isinstance(error, lost)
 
 
-def _scored(reward: float, vanilla: float, trace: Trace | None) -> Scored | Problem:
-    for name, value in (("reward", reward), ("vanilla reward", vanilla)):
-        if value - value != 0.0:  # NaN and infinities are the numbers whose difference is not 0
+def _scored(reward: Tensor, vanilla: Tensor, trace: Trace | None) -> Scored | Problem:
+    rewards = float(reward), float(vanilla)
+    for name, value in zip(("reward", "vanilla reward"), rewards, strict=True):
+        if not math.isfinite(value):
             return Problem(Code.REWARD_NOT_FINITE, f"the {name} of this sample is {value}")
-    return Scored(reward, vanilla, trace=trace)
+    return Scored(*rewards, trace=trace)

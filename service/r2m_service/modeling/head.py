@@ -96,9 +96,17 @@ class Head:
         w_q_RI = self.tensors["w_q"]
         return (rte_NR @ w_q_RI) @ self.tensors["w_k"].T / math.sqrt(w_q_RI.shape[1])
 
-    def parts(self, rte_NR: Tensor, c_NP: Tensor | None) -> Parts:
-        """Rewards before ω, from the RTEs and the pooled states (None: the head is blind)."""
+    def parts(self, rte_NR: Tensor, c_NP: Tensor | None, fused_N: Tensor | None = None) -> Parts:
+        """Rewards before ω, from the RTEs and the pooled states.
+
+        Args:
+            rte_NR: reward token embeddings.
+            c_NP: pooled states; None: the head is blind, or v·c is known.
+            fused_N: v·c, where whoever holds the states computed it.
+        """
         base_N = rte_NR @ self.w_R
+        if fused_N is not None:
+            return Parts(fused_N, base_N, self.bias)
         if c_NP is None or self.v_P is None:
             return Parts(torch.zeros_like(base_N), base_N, self.bias)
         return Parts(c_NP @ self.v_P, base_N, self.bias)

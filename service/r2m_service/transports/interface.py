@@ -9,6 +9,7 @@ from r2m_service.application.contract import (
     AliasOut,
     AliasRequest,
     AlignAnswer,
+    AlignPending,
     AlignRequest,
     AnchorsOut,
     AnchorsRequest,
@@ -22,6 +23,7 @@ from r2m_service.application.contract import (
     LabelsAnswer,
     LabelsRequest,
     Progress,
+    ReplyAlignRequest,
     RollbackRequest,
     RunList,
     RunOut,
@@ -66,8 +68,14 @@ class Application(Protocol):
 
     async def align(
         self, run: str, request: AlignRequest, progress: OnProgress | None = None
-    ) -> AlignAnswer:
-        """One update of a run's head."""
+    ) -> AlignAnswer | AlignPending:
+        """One update of a run's head, or what its trainer is asked first."""
+        ...
+
+    async def reply_align(
+        self, run: str, ticket: str, request: ReplyAlignRequest
+    ) -> AlignAnswer | AlignPending:
+        """Go on with an align that asked."""
         ...
 
     async def create_run(self, request: CreateRunRequest) -> tuple[RunOut, bool]:

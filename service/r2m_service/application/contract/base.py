@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    WithJsonSchema,
+)
 
 MAX_SAMPLES = 65536
 MAX_GROUP = 4096
@@ -20,6 +29,19 @@ HeadName = Annotated[
     Annotated[str, StringConstraints(max_length=100)] | Number,
     Field(union_mode="left_to_right", examples=["live", 12]),
 ]
+
+
+def _from_base64(value: object) -> object:
+    return base64.b64decode(value, validate=True) if isinstance(value, str) else value
+
+
+Vector = Annotated[
+    bytes,
+    BeforeValidator(_from_base64),
+    PlainSerializer(lambda value: base64.b64encode(value).decode(), return_type=str),
+    WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
+]
+"""float32 numbers, little-endian; base64 in JSON (and in protobuf's JSON form)."""
 
 
 class Message(BaseModel):

@@ -9,19 +9,35 @@ from pydantic import Field, WithJsonSchema
 from r2m_service.application.contract.base import Message, SampleId
 
 
-class FeedbackIn(Message):
-    """Policy hidden states: S tokens of width D_p, row-major, little-endian."""
+class SplitIn(Message):
+    """What the trainer computed from hidden states that stay with it (docs/algorithm.md)."""
 
-    dtype: str = Field(examples=["bfloat16"], max_length=32)
-    shape: list[int] = Field(description="[S, D_p]", examples=[[2, 4]], max_length=8)
+    head: int | None = Field(default=None, description="whose u and v it was computed with")
+    fused: float | None = Field(default=None, description="v·c, at score")
+
+
+class FeedbackIn(Message):
+    """Policy hidden states: S tokens of width D_p, row-major, little-endian.
+
+    With `split` they stay with the trainer: at score `split.fused` comes in their place, at align
+    c and j, as float32 of shape [2, D_p].
+    """
+
+    dtype: str = Field(default="", examples=["bfloat16"], max_length=32)
+    shape: list[int] = Field(
+        default_factory=list[int], description="[S, D_p]", examples=[[2, 4]], max_length=8
+    )
     data: Annotated[
         Any, WithJsonSchema({"type": ["string", "null"], "contentEncoding": "base64"})
     ] = Field(default=None, description="base64 in JSON; absent in a safetensors body")
     hidden_state: Literal["post_norm", "pre_norm"] | None = None
     last_token: bool | None = None
     tokens: int | None = Field(
-        default=None, description="tokens of prompt + response; compared with the shape"
+        default=None,
+        description="tokens of prompt + response; compared with the shape. Required with split: "
+        "nothing else says how many there are",
     )
+    split: SplitIn | None = None
 
 
 class MessageIn(Message):

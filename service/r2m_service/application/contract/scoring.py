@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from r2m_service.application.contract.base import (
     MAX_GROUP,
@@ -15,6 +15,7 @@ from r2m_service.application.contract.base import (
     HeadName,
     Message,
     SampleId,
+    Vector,
 )
 from r2m_service.application.contract.labels import (
     MAX_ANCHORS,
@@ -57,6 +58,13 @@ class ScoreOut(Answer):
     audit: bool | None = Field(
         default=None, description="true: marked for an outside label, which /labels takes"
     )
+    u: Vector | None = Field(
+        default=None,
+        description="split: the sample's absorbed query W_k q / √d, D_p float32; v·c goes back",
+    )
+    feedback_bytes: int | None = Field(
+        default=None, description="that its feedback took in this call, both ways"
+    )
 
 
 class ScoreAnswer(Answer):
@@ -71,6 +79,7 @@ class ScoreAnswer(Answer):
     advice: Advice | None = Field(
         default=None, description="what the audited gap says: ok, warn, stop"
     )
+    v: Vector | None = Field(default=None, description="split: W_v W_o w of this head, D_p float32")
 
 
 class GroupIn(Message):
@@ -180,6 +189,60 @@ class AlignAnswer(Answer):
     )
     evidence: EvidenceOut | None = None
     advice: Advice | None = None
+    feedback_bytes: int | None = Field(
+        default=None, description="that this step's feedback took, both ways"
+    )
+
+
+class QueryOut(Answer):
+    """A sample's absorbed query under a head."""
+
+    id: str = Field(description="of an anchor pair: PAIR/chosen or PAIR/rejected")
+    u: Vector = Field(description="D_p float32")
+
+
+class QuestionOut(Answer):
+    """What an align wants to know of hidden states that stay with the trainer."""
+
+    because: Literal["stale_context", "reference", "gate", "anchors"]
+    want: Literal["fused", "pooled"] = Field(
+        description="fused: v·c, one number a sample; pooled: c and j"
+    )
+    head: int | None = Field(default=None, description="whose u and v; absent: the candidate's")
+    v: Vector = Field(description="D_p float32")
+    queries: list[QueryOut]
+
+
+class AlignPending(Answer):
+    """Not an answer yet: the trainer is asked, and an align goes on with what it replies."""
+
+    run: str
+    step: int
+    branch: str
+    ticket: str
+    questions: list[QuestionOut]
+
+
+class ReplyValueIn(Message):
+    """One sample's numbers; `pooled` is c, then j."""
+
+    id: SampleId
+    fused: float | None = None
+    pooled: Annotated[
+        Any, WithJsonSchema({"type": ["string", "null"], "contentEncoding": "base64"})
+    ] = Field(default=None, description="2·D_p float32, little-endian; base64 in JSON")
+
+
+class ReplyIn(Message):
+    """To one question. What is missing costs its sample and no other."""
+
+    values: list[ReplyValueIn] = Field(max_length=MAX_SAMPLES, fail_fast=True)
+
+
+class ReplyAlignRequest(Message):
+    """One reply a question, in the order of the questions."""
+
+    replies: list[ReplyIn] = Field(max_length=16)
 
 
 class PairIn(Message):

@@ -17,6 +17,7 @@ from r2m_service.application.contract import (
     CreateRunRequest,
     EvaluateRequest,
     LabelsRequest,
+    ReplyAlignRequest,
     RollbackRequest,
     ScoreRequest,
     UpdateRunRequest,
@@ -62,6 +63,11 @@ def score_request(body: Body) -> tuple[str | None, ScoreRequest | VanillaRequest
 async def _align(app: Application, body: Body) -> Answer:
     run = body.pop("run")
     return await app.align(run, parse(AlignRequest, body))
+
+
+async def _reply_align(app: Application, body: Body) -> Answer:
+    run, ticket = body.pop("run"), body.pop("ticket")
+    return await app.reply_align(run, ticket, parse(ReplyAlignRequest, body))
 
 
 async def _create_run(app: Application, body: Body) -> Answer:
@@ -139,6 +145,7 @@ UNARY: dict[str, Unary] = {
     "DeleteRun": Unary(pb.DeleteRunRequest, pb.Run, _delete_run),
     "Score": Unary(pb.ScoreRequest, pb.ScoreResponse, _score),
     "Align": Unary(pb.AlignRequest, pb.AlignResponse, _align),
+    "ReplyAlign": Unary(pb.ReplyAlignRequest, pb.AlignResponse, _reply_align),
     "ListHeads": Unary(pb.ListHeadsRequest, pb.ListHeadsResponse, _list_heads),
     "GetHead": Unary(pb.GetHeadRequest, pb.Head, _get_head),
     "SetAlias": Unary(pb.SetAliasRequest, pb.Alias, _set_alias),

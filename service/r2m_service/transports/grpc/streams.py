@@ -10,7 +10,7 @@ import grpc.aio
 
 from r2m.errors import Code, Problem
 from r2m.v1 import r2m_pb2 as pb
-from r2m_service.application.contract import AlignAnswer, AlignRequest, Progress
+from r2m_service.application.contract import AlignAnswer, AlignPending, AlignRequest, Progress
 from r2m_service.application.parsing import parse
 from r2m_service.transports.grpc.errors import Context
 from r2m_service.transports.grpc.messages import decode, to_bytes, to_value
@@ -96,7 +96,9 @@ class AlignStream:
         raw: Any = await within(self._idle_seconds, context.read())
         return None if raw is grpc.aio.EOF else cast("bytes", raw)
 
-    async def _align(self, context: Context, run: str, request: AlignRequest) -> AlignAnswer:
+    async def _align(
+        self, context: Context, run: str, request: AlignRequest
+    ) -> AlignAnswer | AlignPending:
         waiting: Progress | None = None
 
         def progress(now: Progress) -> None:

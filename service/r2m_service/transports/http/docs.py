@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -18,6 +18,7 @@ from r2m_service.application.contract import (
     ErrorBody,
     EvaluateRequest,
     LabelsRequest,
+    ReplyAlignRequest,
     RollbackRequest,
     ScoreRequest,
     UpdateRunRequest,
@@ -33,6 +34,7 @@ _REQUESTS: tuple[type[BaseModel], ...] = (
     CreateRunRequest,
     EvaluateRequest,
     LabelsRequest,
+    ReplyAlignRequest,
     RollbackRequest,
     ScoreRequest,
     UpdateRunRequest,
@@ -57,6 +59,7 @@ def operation(
     summary: str,
     *,
     answer: type[BaseModel] | None = None,
+    also: Mapping[int, type[BaseModel]] | None = None,
     request: type[BaseModel] | None = None,
     tensors: bool = False,
     codes: Iterable[Code] = (),
@@ -68,6 +71,7 @@ def operation(
     Args:
         summary: one line.
         answer: the message of a success.
+        also: other messages, by their status.
         request: the message of the body.
         tensors: whether the body may be a safetensors file.
         codes: the errors to expect.
@@ -78,6 +82,12 @@ def operation(
     if answer is not None:
         content_of = {JSON: {"example": ANSWERS[answer.__name__]}}
         successes[status] = {"description": (answer.__doc__ or "").strip(), "content": content_of}
+    for other, message in (also or {}).items():
+        successes[other] = {
+            "model": message,
+            "description": (message.__doc__ or "").strip(),
+            "content": {JSON: {"example": ANSWERS[message.__name__]}},
+        }
     extra: dict[str, Any] = {}
     if request is not None:
         content: dict[str, Any] = {

@@ -58,6 +58,7 @@ REQUESTS: dict[str, Any] = {
         ],
         "reason": "three people agreed on each",
     },
+    "ReplyAlignRequest": {"replies": [{"values": [{"id": "q1-a", "fused": 0.125}]}]},
     "LabelsRequest": {
         "labels": [
             {"id": "q7-a", "grade": 0.8, "source": "judge-7"},
@@ -166,6 +167,20 @@ ANSWERS: dict[str, Any] = {
                     "field": "feedback.data",
                 },
             },
+        ],
+    },
+    "AlignPending": {
+        "run": "tldr-7",
+        "step": 1,
+        "branch": "main",
+        "ticket": "kX2f8Q0yR1mZ5sVb7tNcJA",
+        "questions": [
+            {
+                "because": "gate",
+                "want": "fused",
+                "v": "AAAAAAAAgD8AAAAAAAAAAA==",
+                "queries": [{"id": "q1-a", "u": "AACAPwAAAAAAAAAAAAAAAA=="}],
+            }
         ],
     },
     "AlignAnswer": {

@@ -13,9 +13,11 @@ from starlette.responses import Response
 from r2m.errors import Code
 from r2m_service.application.contract import (
     AlignAnswer,
+    AlignPending,
     AlignRequest,
     EvaluateAnswer,
     EvaluateRequest,
+    ReplyAlignRequest,
     ScoreAnswer,
     ScoreRequest,
     VanillaRequest,
@@ -73,6 +75,7 @@ def scoring(application: Application, intake: Intake) -> APIRouter:
         **operation(
             "One update of a run's head, exactly once for each step",
             answer=AlignAnswer,
+            also={202: AlignPending},
             request=AlignRequest,
             tensors=True,
             codes=(
@@ -89,7 +92,21 @@ def scoring(application: Application, intake: Intake) -> APIRouter:
     async def align(run: str, request: Request) -> Response:
         # Not given up when the client goes: its retry then finds the answer.
         async with intake.message(request, AlignRequest, tensors=True) as message:
-            return answer(await application.align(run, message))
+            return _aligned(await application.align(run, message))
+
+    @routes.post(
+        "/v1/runs/{run}/align/{ticket}",
+        **operation(
+            "Go on with an align that asked about hidden states which stay with the trainer",
+            answer=AlignAnswer,
+            also={202: AlignPending},
+            request=ReplyAlignRequest,
+            codes=(*BODY, *OPEN_RUN, Code.UNKNOWN_TICKET, Code.ALIGN_CONFLICT),
+        ),
+    )
+    async def reply_align(run: str, ticket: str, request: Request) -> Response:
+        async with intake.message(request, ReplyAlignRequest) as message:
+            return _aligned(await application.reply_align(run, ticket, message))
 
     @routes.post(
         "/v1/runs/{run}/evaluate",
@@ -114,6 +131,10 @@ def scoring(application: Application, intake: Intake) -> APIRouter:
             return answer(await _while_connected(request, application.evaluate(run, message)))
 
     return routes
+
+
+def _aligned(value: AlignAnswer | AlignPending) -> Response:
+    return answer(value, status=202 if isinstance(value, AlignPending) else 200)
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
