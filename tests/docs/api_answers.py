@@ -15,6 +15,7 @@ VARYING = frozenset(
         *("tokens", "truncated", "reward", "vanilla_reward"),
         *("bt", "gre", "kl", "total", "sigma", "gradient_norm"),
         *("spread_ratio", "rank_correlation"),
+        *("u", "v", "ticket"),
         *("accuracy", "low", "high", "correct", "p_value"),
     }
 )

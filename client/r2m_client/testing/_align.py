@@ -66,6 +66,20 @@ def align(world: World, request: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
+def reply_align(world: World, request: dict[str, Any]) -> dict[str, Any]:
+    """The fake's aligns ask nothing: there is no ticket that could be replied to.
+
+    Raises:
+        Problem: unknown_run, unknown_ticket.
+    """
+    run = world.open_run(request["run"])
+    raise Problem(
+        Code.UNKNOWN_TICKET,
+        f"no align of run {run.name!r} waits for replies to this ticket: send the align again",
+        field="ticket",
+    )
+
+
 def _frozen(
     world: World, run: Run, branch: Branch, request: dict[str, Any], reason: str
 ) -> dict[str, Any]:
@@ -166,6 +180,7 @@ def _conclude(
         "errors": list(groups.errors),
         "notes": notes_of(groups) if made else [],
         "anchors_step": run.next_anchors(request["step"]),
+        "feedback_bytes": groups.feedback_bytes or None,
         **metrics,
     }
     if number is not None:

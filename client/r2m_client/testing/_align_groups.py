@@ -35,6 +35,7 @@ class Sorted:
     withheld: int = 0
     replayed: int = 0
     measured: int = 0
+    feedback_bytes: int = 0
     unmeasured: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     skipped_at: dict[int, dict[str, Any]] = field(default_factory=dict[int, dict[str, Any]])
 
@@ -73,6 +74,7 @@ def sort_groups(
             given = {**sent, "preferred": None}
         samples: list[Sample] = []
         lengths: list[int] = []
+        took = 0
         errors: list[dict[str, Any]] = []
         for one in given["samples"]:
             try:
@@ -82,12 +84,14 @@ def sort_groups(
             else:
                 samples.append(item.sample)
                 lengths.append(item.text.tokens)
+                took += item.bytes or 0
         if errors:
             found.skipped["error"] += 1
             found.errors += errors
             found.unmeasured.append({"id": given["id"], "because": "error", "errors": errors})
         else:
             good.append((given, samples, lengths))
+            found.feedback_bytes += took
     found.measured = len(good)
     for place, (given, samples, lengths) in enumerate(good):
         errors = []

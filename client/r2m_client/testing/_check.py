@@ -26,11 +26,15 @@ class Checked:
 
     sample: Sample
     text: Counted
+    split: dict[str, Any] | None = None
+    bytes: int | None = None
 
     @property
     def states(self) -> int | None:
-        """How many hidden states came with it."""
+        """How many hidden states came with it, or stay with the trainer."""
         states = self.sample.hidden_states
+        if self.split is not None:
+            return (self.sample.tokens or 0) - (self.sample.last_token is False)
         return None if states is None else len(states)
 
 
@@ -65,7 +69,8 @@ def checked(backbone: Backbone, run: Run | None, given: dict[str, Any]) -> Check
         token_ids=given.get("token_ids"),
         finish_reason=given.get("finish_reason"),
     )
-    return Checked(sample, text)
+    value = stated.get("data")
+    return Checked(sample, text, stated.get("split"), None if value is None else len(value.data))
 
 
 def require_finite(sample: Sample) -> None:
@@ -102,15 +107,16 @@ def _states(run: Run | None, given: dict[str, Any]) -> npt.NDArray[np.float32] |
             f"[tokens, {policy.hidden_size}] was expected",
             field="feedback",
         )
-    value: TensorValue = given["data"]
-    if len(value.shape) == 2 and value.shape[1] != policy.hidden_size:
-        raise Problem(
-            Code.FEEDBACK_WIDTH,
-            f"the hidden states are {value.shape[1]} wide, the run's policy is "
-            f"{policy.hidden_size}",
-            field="feedback.shape",
-        )
-    value.check()
+    value: TensorValue | None = given.get("data")
+    if value is not None:
+        if len(value.shape) == 2 and value.shape[1] != policy.hidden_size:
+            raise Problem(
+                Code.FEEDBACK_WIDTH,
+                f"the hidden states are {value.shape[1]} wide, the run's policy is "
+                f"{policy.hidden_size}",
+                field="feedback.shape",
+            )
+        value.check()
     for key, expected, shown in (
         ("hidden_state", policy.hidden_state, ""),
         ("last_token", policy.last_token, "last_token "),
@@ -122,6 +128,18 @@ def _states(run: Run | None, given: dict[str, Any]) -> npt.NDArray[np.float32] |
                 f"the sample states {shown}{stated}, the run {expected}",
                 field=f"feedback.{key}",
             )
+    if given.get("split") is not None:
+        states = (given.get("tokens") or 0) - (0 if policy.last_token else 1)
+        if states < 1:
+            raise Problem(
+                Code.FEEDBACK_SHAPE,
+                "with split the hidden states stay with you: feedback.tokens says how many tokens "
+                f"prompt + response have, so that at least one has a state, got "
+                f"{given.get('tokens')}",
+                field="feedback.tokens",
+            )
+        return None
+    assert value is not None
     states = value.shape[0] + (0 if policy.last_token else 1)
     if given.get("tokens") is not None and given["tokens"] != states:
         raise Problem(

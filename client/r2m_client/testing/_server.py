@@ -13,7 +13,7 @@ from r2m_client._errors import ConnectError, server_error
 from r2m_client._reading import read
 from r2m_client._results import AlignProgress
 from r2m_client.testing import _runs
-from r2m_client.testing._align import align
+from r2m_client.testing._align import align, reply_align
 from r2m_client.testing._anchors import get_anchors, put_anchors
 from r2m_client.testing._backbone import (
     Advice,
@@ -57,6 +57,7 @@ ROUTES: dict[str, tuple[str, Handler]] = {
     "DeleteRun": ("archive_run", _runs.archive_run),
     "Score": ("score", score),
     "Align": ("align", align),
+    "ReplyAlign": ("reply_align", reply_align),
     "Evaluate": ("evaluate", evaluate),
     "UpdateRun": ("update_run", update_run),
     "ListChanges": ("changes", list_changes),
