@@ -114,15 +114,10 @@ HEAVY += "if name in sys.modules}"
 
 def test_import_is_light():
     code = f"""
-import sys, time
-start = time.perf_counter()
-import r2m_client
-print(time.perf_counter() - start)
+import sys, r2m_client
 print(*sorted({HEAVY}))
 """
-    seconds, heavy = in_new_process(code).split("\n")[:2]
-    assert heavy == ""
-    assert float(seconds) < 0.5
+    assert in_new_process(code).strip() == ""
 
 
 @pytest.mark.parametrize(
