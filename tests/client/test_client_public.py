@@ -114,8 +114,7 @@ HEAVY += "if name in sys.modules}"
 
 def test_import_is_light():
     code = f"""
-import sys
-import r2m_client
+import sys, r2m_client
 print(*sorted({HEAVY}))
 """
     assert in_new_process(code).strip() == ""

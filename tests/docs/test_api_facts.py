@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import typing
 
 from api_blocks import PAGE
 
@@ -24,8 +25,10 @@ from r2m_service.application.contract import (
     ScoreRequest,
     UpdateRunRequest,
 )
+from r2m_service.application.contract.scoring import AlignAnswer
 from r2m_service.application.heads import ALIAS
 from r2m_service.domain.method import MAX_WIDTH
+from r2m_service.domain.runs import ChangeKind
 from r2m_service.settings import Settings
 from r2m_service.transports.grpc.uploads import MAX_CHUNK_BYTES
 from r2m_service.transports.http.app import build_app
@@ -59,6 +62,16 @@ def test_every_code_that_the_page_names_is_one():
     assert named - {"too_few"} <= codes  # that one is a reason why a group is skipped
 
 
+def test_the_verdicts_are_those_of_the_contract():
+    verdicts = typing.get_args(AlignAnswer.model_fields["verdict"].annotation)
+    assert [row[0] for row in table("Align", "verdict")] == [f"`{one}`" for one in verdicts]
+
+
+def test_the_changes_are_those_of_the_domain():
+    sentence = TEXT.split("`what` is ")[1].split(". ")[0]
+    assert set(re.findall(r"`(\w+)`", sentence)) == set(typing.get_args(ChangeKind))
+
+
 def bound(model, field, name):
     """A bound of a field, as JSON Schema calls it; that of its alternatives, too."""
     schema = model.model_json_schema()["properties"][field]
@@ -73,7 +86,8 @@ def only(*values):
 
 
 def size(count):
-    unit, name = (1 << 30, "GiB") if count >= 1 << 30 else (1 << 20, "MiB")
+    units = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
+    name, unit = next((name, unit) for name, unit in units.items() if count >= unit)
     assert count % unit == 0
     return f"{count // unit} {name}"
 
@@ -104,6 +118,7 @@ def test_the_limits_are_those_of_the_code():
     assert {row[0]: row[1] for row in table("Limits", "what")} == {
         "body of an HTTP request; a gRPC message": body,
         "hidden states of one AlignStream, or of one sample of a ScoreStream": body,
+        "head of an HTTP request, with all its headers": size(bootstrap.MAX_HEAD_BYTES),
         "all requests in memory at once": size(default["inflight_bytes"]),
         "pairs of an anchor set": f"{bound(AnchorsRequest, 'pairs', 'maxItems'):,}",
         "labels of a call": f"{bound(LabelsRequest, 'labels', 'maxItems'):,}",
