@@ -12,6 +12,7 @@ Importing this loads neither httpx nor grpc nor numpy: a client's URL decides wh
 
 from r2m_client._async_client import AsyncClient
 from r2m_client._async_score_stream import AsyncScoreStream
+from r2m_client._channel_scales import ChannelScales
 from r2m_client._client import Client
 from r2m_client._errors import (
     AliasMoved,
@@ -86,6 +87,7 @@ __all__ = [
     "AuditInfo",
     "BranchInfo",
     "Change",
+    "ChannelScales",
     "Client",
     "Conflict",
     "ConnectError",

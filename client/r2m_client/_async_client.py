@@ -45,7 +45,8 @@ class AsyncClient(AsyncLabelMethods, Settings):
         url: `http://`, `https://` (which may have a path), `grpc://` or `grpcs://` (TLS).
         timeout: seconds for a whole call, with its repeats and pauses.
         retries: how many times a call is repeated at most, or a `Retry`.
-        wire_dtype: what float32 and wider hidden states are sent as; 16-bit ones go as they are.
+        wire_dtype: what float32 and wider hidden states are sent as; 16-bit ones go as they are
+            unless it is int8, whose scales are then taken from each sample (`ChannelScales`).
         headers: sent with every call (gRPC: as metadata).
 
     Raises:

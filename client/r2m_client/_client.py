@@ -53,7 +53,8 @@ class Client(LabelMethods, Settings):
         timeout: seconds for a whole call, with its repeats and pauses. gRPC tells it to the
             server.
         retries: how many times a call is repeated at most, or a `Retry`.
-        wire_dtype: what float32 and wider hidden states are sent as; 16-bit ones go as they are.
+        wire_dtype: what float32 and wider hidden states are sent as; 16-bit ones go as they are
+            unless it is int8, whose scales are then taken from each sample (`ChannelScales`).
         headers: sent with every call (gRPC: as metadata).
 
     Raises:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from r2m_client._samples import Tensor
 
 CONTENT_TYPE = "application/x-safetensors"
-DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "U8"}
+_WIDEST_FIRST = tuple(DTYPES)
 PIECE_BYTES = 1 << 18
 
 
@@ -45,7 +46,7 @@ def safetensors_pieces(request: object, tensors: Iterable[Tensor]) -> list[bytes
     """
     header: dict[str, object] = {"__metadata__": {"request": json_bytes(request).decode()}}
     # Wide numbers first: then every tensor starts at a multiple of its number's size.
-    ordered = sorted(tensors, key=lambda tensor: tensor.value.dtype != "float32")
+    ordered = sorted(tensors, key=lambda tensor: _WIDEST_FIRST.index(tensor.value.dtype))
     views: list[memoryview] = []
     offset = 0
     for tensor in ordered:
@@ -56,7 +57,9 @@ def safetensors_pieces(request: object, tensors: Iterable[Tensor]) -> list[bytes
         value = tensor.value
         header[tensor.name] = {
             "dtype": DTYPES[value.dtype],
-            "shape": list(value.shape),
+            # int8 goes as bytes: the format has no name for numbers with scales, and what they are
+            # stands in the request.
+            "shape": [len(value.data)] if value.dtype == "int8" else list(value.shape),
             "data_offsets": [offset, offset + len(value.data)],
         }
         offset += len(value.data)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from r2m.tensors import TensorValue
 
-WireDtype = Literal["bfloat16", "float16", "float32"]
-WIRE_DTYPES: tuple[WireDtype, ...] = ("bfloat16", "float16", "float32")
+WireDtype = Literal["bfloat16", "float16", "float32", "int8"]
+WIRE_DTYPES: tuple[WireDtype, ...] = ("bfloat16", "float16", "float32", "int8")
 Convention = Literal["post_norm", "pre_norm"]
 
 
@@ -26,9 +26,10 @@ class Sample:
         prompt: the query's text.
         response: the response's text.
         hidden_states: the policy's last-layer states of this text, [S, D_p]: a numpy array, a
-            torch tensor of any device, a nested list, or an r2m.tensors.TensorValue. float32 and
-            wider are sent as the client's `wire_dtype`, 16-bit ones as they are. Do not change an
-            array until the call is over: it is not copied.
+            torch tensor of any device, a nested list, or an r2m.tensors.TensorValue (what
+            `ChannelScales.quantize` gives). float32 and wider are sent as the client's
+            `wire_dtype`, 16-bit ones as they are unless that is int8. Do not change an array
+            until the call is over: it is not copied.
         format: "chat" (the reward model's chat template) or "raw" (prompt + response).
         group: the query this response answers; score only echoes it.
         hidden_state: whether the states were taken after the final norm or before it; None: not
@@ -288,7 +289,7 @@ def wire_value(sample: Sample, wire_dtype: WireDtype) -> TensorValue:
         ValueError: not two dimensions, not numbers, or a TensorValue that contradicts itself.
     """
     # Here, and not at the top: text-only callers need no numpy, and it is most of the import time.
-    from r2m.tensors import ITEM_BYTES, TensorValue, tensor_value
+    from r2m.tensors import ITEM_BYTES, TensorValue, tensor_value, wire_bytes
 
     where = f"hidden_states of sample {sample.id!r}"
     value = sample.hidden_states
@@ -301,7 +302,7 @@ def wire_value(sample: Sample, wire_dtype: WireDtype) -> TensorValue:
         raise ValueError(f"{where} has shape {list(value.shape)}, expected [tokens, width]")
     if value.dtype not in ITEM_BYTES:
         raise ValueError(f"{where}: dtype {value.dtype!r} is not one of {', '.join(ITEM_BYTES)}")
-    expected = value.shape[0] * value.shape[1] * ITEM_BYTES[value.dtype]
+    expected = wire_bytes(value.dtype, value.shape)
     if len(value.data) != expected:
         raise ValueError(f"{where} has {len(value.data)} bytes, its shape takes {expected}")
     return value

@@ -208,7 +208,7 @@ TABLE: dict[Code, Row] = {
         400, "INVALID_ARGUMENT", False, "The hidden states are not of shape [tokens >= 1, width]."
     ),
     Code.FEEDBACK_DTYPE: Row(
-        400, "INVALID_ARGUMENT", False, "The dtype is none of bfloat16, float16, float32."
+        400, "INVALID_ARGUMENT", False, "The dtype is none of bfloat16, float16, float32, int8."
     ),
     Code.FEEDBACK_SIZE: Row(
         400, "INVALID_ARGUMENT", False, "The byte count does not fit the dtype and the shape."
@@ -223,7 +223,10 @@ TABLE: dict[Code, Row] = {
         "The sample states another hidden-state convention than its run.",
     ),
     Code.FEEDBACK_NOT_FINITE: Row(
-        400, "INVALID_ARGUMENT", False, "The hidden states hold NaN or infinity."
+        400,
+        "INVALID_ARGUMENT",
+        False,
+        "The hidden states hold NaN or infinity; of int8: a scale is such, or negative.",
     ),
     Code.STALE_CONTEXT: Row(
         409,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from r2m import int8
 from r2m.errors import Code, Problem
 
 if TYPE_CHECKING:
@@ -23,10 +24,17 @@ if TYPE_CHECKING:
 
 Bytes = bytes | bytearray | memoryview
 
-ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-"""The dtypes allowed on the wire, and the bytes of one number."""
+ITEM_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "int8": 1}
+"""The dtypes allowed on the wire, and the bytes of one number. int8 has scales besides (`int8`)."""
 
 MAX_DIMENSION = 1 << 31
+
+
+def wire_bytes(dtype: str, shape: Sequence[int]) -> int:
+    """Bytes that a value of one of the dtypes and of shape [S, D_p] takes."""
+    return math.prod(shape) * ITEM_BYTES[dtype] + (
+        int8.scale_bytes(shape) if dtype == "int8" else 0
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +44,7 @@ class TensorValue:
     Attributes:
         dtype: one of `ITEM_BYTES`.
         shape: for feedback [S, D_p].
-        data: prod(shape) numbers.
+        data: prod(shape) numbers; for int8 the scales before them (`r2m.int8`).
     """
 
     dtype: str
@@ -47,10 +55,11 @@ class TensorValue:
         """Refuse what cannot be a ragged sample's hidden states.
 
         Raises:
-            Problem: feedback_dtype, feedback_shape or feedback_size, naming what was expected.
+            Problem: feedback_dtype, feedback_shape or feedback_size, naming what was expected;
+                feedback_not_finite for scales that no states can have. Other numbers are not
+                looked at.
         """
-        item = ITEM_BYTES.get(self.dtype)
-        if item is None:
+        if self.dtype not in ITEM_BYTES:
             raise Problem(
                 Code.FEEDBACK_DTYPE,
                 f"dtype {self.dtype!r} is not one of {', '.join(ITEM_BYTES)}",
@@ -62,7 +71,7 @@ class TensorValue:
                 f"shape {list(self.shape)} is not [tokens, width] with at least one token",
                 field=f"{field}.shape",
             )
-        expected = math.prod(self.shape) * item
+        expected = wire_bytes(self.dtype, self.shape)
         if len(self.data) != expected:
             raise Problem(
                 Code.FEEDBACK_SIZE,
@@ -70,6 +79,8 @@ class TensorValue:
                 f"got {len(self.data)}",
                 field=f"{field}.data",
             )
+        if self.dtype == "int8":
+            int8.require_scales(self.data, self.shape, field=f"{field}.data")
 
 
 def decode_base64(text: str, *, field: str = "feedback.data") -> bytes:
@@ -106,13 +117,15 @@ def tensor_value(array: Any, *, dtype: str | None = "bfloat16") -> TensorValue:
     Args:
         array: numbers of shape [S, D_p]. torch is not imported: a tensor is known by its methods.
         dtype: what to send float32 and float64 as; None keeps float32. 16-bit inputs stay as
-            they are.
+            they are, except for int8, whose channel scales are then those of these states.
 
     Raises:
         ValueError: for a dtype that is not allowed on the wire.
     """
     if dtype is not None and dtype not in ITEM_BYTES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(ITEM_BYTES)}")
+    if dtype == "int8":
+        return TensorValue(dtype, *int8.encode(float32(array)))
     if hasattr(array, "detach"):
         return _from_torch(array, dtype)
     values: npt.NDArray[Any] = np.asarray(array)
@@ -120,9 +133,7 @@ def tensor_value(array: Any, *, dtype: str | None = "bfloat16") -> TensorValue:
         return _value("bfloat16", values.shape, np.ascontiguousarray(values).view(np.uint16))
     if values.dtype == np.float16:
         return _value("float16", values.shape, np.ascontiguousarray(values))
-    if values.dtype.kind not in "fiu":
-        raise ValueError(f"hidden states are numbers, not {values.dtype}")
-    single = np.ascontiguousarray(values, dtype=np.float32)
+    single = np.ascontiguousarray(float32(values))
     wire = dtype or "float32"
     if wire == "bfloat16":
         return _value(wire, single.shape, bfloat16_bytes(single))
@@ -130,6 +141,20 @@ def tensor_value(array: Any, *, dtype: str | None = "bfloat16") -> TensorValue:
         with np.errstate(over="ignore"):  # an overflow becomes inf, which the server refuses
             return _value(wire, single.shape, single.astype(np.float16))
     return _value(wire, single.shape, single)
+
+
+def float32(array: Any) -> Any:
+    """An array, a nested list or a torch tensor as float32, where it lives.
+
+    Raises:
+        ValueError: these are no numbers.
+    """
+    if hasattr(array, "detach"):
+        return array.detach().float()
+    values: npt.NDArray[Any] = np.asarray(array)
+    if values.dtype.kind not in "fiu" and values.dtype.name != "bfloat16":
+        raise ValueError(f"hidden states are numbers, not {values.dtype}")
+    return values.astype(np.float32, copy=False)
 
 
 def _from_torch(tensor: Any, dtype: str | None) -> TensorValue:

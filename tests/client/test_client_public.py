@@ -26,6 +26,7 @@ PUBLIC = [
     "AuditInfo",
     "BranchInfo",
     "Change",
+    "ChannelScales",
     "Client",
     "Conflict",
     "ConnectError",
@@ -201,8 +202,8 @@ def test_settings_that_are_none(wrong):
 
 
 def test_wire_dtypes():
-    with pytest.raises(ValueError, match="'int8' is not one of bfloat16"):
-        Client("http://host", wire_dtype="int8")
+    with pytest.raises(ValueError, match="'int4' is not one of bfloat16"):
+        Client("http://host", wire_dtype="int4")
 
 
 def test_context_managers(http_server, script):

@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.numpy import load
 
+from r2m import int8
 from r2m.errors import TABLE, Code
-from r2m.tensors import TensorValue
+from r2m.tensors import TensorValue, tensor_value
 from r2m_client import (
     AsyncClient,
     Client,
@@ -266,7 +267,7 @@ def test_bytes_are_counted(fake):
 # ------------------------------------------------------------------ what the functions get
 
 
-@pytest.mark.parametrize("wire_dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("wire_dtype", ["bfloat16", "float16", "float32", "int8"])
 def test_the_reward_sees_what_was_sent(wire_dtype):
     seen = []
 
@@ -286,7 +287,11 @@ def test_the_reward_sees_what_was_sent(wire_dtype):
         assert getattr(given, name) == getattr(sent, name)
     assert head == 0
     assert given.hidden_states.dtype == np.float32
-    expected = torch.from_numpy(states).to(getattr(torch, wire_dtype)).float().numpy()
+    if wire_dtype == "int8":
+        sent_as = tensor_value(states, dtype="int8")
+        expected = int8.decode(sent_as.data, sent_as.shape)
+    else:
+        expected = torch.from_numpy(states).to(getattr(torch, wire_dtype)).float().numpy()
     assert np.array_equal(given.hidden_states, expected)
     given.hidden_states[:] = 7  # its own: changing it harms nobody
     assert not (states == 7).any()

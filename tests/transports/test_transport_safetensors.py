@@ -172,6 +172,32 @@ def test_a_sample_that_states_otherwise_than_its_tensor(feedback, field):
     assert malformed(safetensors(request, {"a": ("F32", [2, 2], BYTES)})).field == field
 
 
+INT8 = {"dtype": "int8", "shape": [2, 4]}
+QUANTIZED = bytes(range(32))
+
+
+def test_8_bit_states_are_bytes_whose_form_the_sample_states():
+    request = {"samples": [sample("a", feedback=INT8)]}
+    attached = attach(*decode(safetensors(request, {"a": ("U8", [32], QUANTIZED)})))
+    feedback = attached["samples"][0]["feedback"]
+    assert bytes(feedback.pop("data")) == QUANTIZED
+    assert feedback == INT8
+
+
+@pytest.mark.parametrize(
+    ("feedback", "stored", "shape"),
+    [
+        (INT8, "I8", [32]),
+        (INT8, "U8", [4, 8]),
+        ({**INT8, "dtype": "bfloat16"}, "U8", [32]),
+    ],
+)
+def test_other_bytes_are_not_taken_for_8_bit_states(feedback, stored, shape):
+    request = {"samples": [sample("a", feedback=feedback)]}
+    problem = malformed(safetensors(request, {"a": (stored, shape, QUANTIZED)}))
+    assert problem.field in ("samples[0].feedback.dtype", "samples[0].feedback.shape")
+
+
 def test_two_samples_of_one_id_in_two_groups():
     request = {"step": 1, "groups": [{"id": g, "samples": [sample("a")]} for g in "gh"]}
     problem = malformed(safetensors(request, {}), Code.DUPLICATE_ID)

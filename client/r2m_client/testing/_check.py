@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from r2m import int8
 from r2m.errors import Code, Problem
 from r2m.tensors import TensorValue
 from r2m_client._samples import Sample
@@ -152,6 +153,8 @@ def _states(run: Run | None, given: dict[str, Any]) -> npt.NDArray[np.float32] |
 
 def _float32(value: TensorValue) -> npt.NDArray[np.float32]:
     """The numbers, in memory of their own: the test's functions may keep or change them."""
+    if value.dtype == "int8":
+        return int8.decode(value.data, value.shape)
     if value.dtype == "bfloat16":
         bits = np.frombuffer(value.data, "<u2").astype(np.uint32) << np.uint32(16)
         return bits.view(np.float32).reshape(value.shape)

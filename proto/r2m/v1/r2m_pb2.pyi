@@ -35,7 +35,9 @@ class Feedback(google.protobuf.message.Message):
     TOKENS_FIELD_NUMBER: builtins.int
     SPLIT_FIELD_NUMBER: builtins.int
     dtype: builtins.str
-    """bfloat16 (advised), float16, float32"""
+    """bfloat16 (advised), float16, float32, or int8: then data is D_p float32 scales of the channels,
+    S float32 scales of the tokens, and S * D_p int8 q, with h[s, p] = q[s, p] * token[s] * channel[p].
+    """
     data: builtins.bytes
     """absent in AlignStream's first message: the bytes follow in chunks"""
     hidden_state: builtins.str

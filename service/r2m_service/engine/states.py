@@ -7,8 +7,10 @@ import warnings
 import torch
 from torch import Tensor
 
+from r2m import int8
 from r2m.errors import Code, Problem
 from r2m.tensors import TensorValue
+from r2m_service.modeling.quantized import Quantized
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 # gRPC's buffers are read-only; the tensor is only ever read.
@@ -28,18 +30,32 @@ def states_tensor(value: TensorValue, device: torch.device) -> Tensor:
     return flat.reshape(value.shape).to(device)
 
 
-def require_finite(c_P: Tensor, h_SP: Tensor) -> None:
+def quantized_states(value: TensorValue, device: torch.device) -> Quantized:
+    """States in 8 bits and their scales, of a checked value, on a device."""
+    tokens, width = value.shape
+    first = int8.scale_bytes(value.shape)
+    # Few, and copied: they may lie at any address.
+    scales = torch.frombuffer(bytearray(memoryview(value.data)[:first]), dtype=torch.float32)
+    q_SP = torch.frombuffer(value.data, dtype=torch.int8, offset=first).reshape(tokens, width)
+    channel_P, token_S = scales.to(device).split([width, tokens])
+    return Quantized(q_SP.to(device), token_S, channel_P)
+
+
+def require_finite(c_P: Tensor, h_SP: Tensor | None) -> None:
     """Refuse states that hold NaN or infinity.
 
     A non-finite number anywhere in h makes c non-finite, so h is only searched when c is.
+
+    Args:
+        h_SP: None for states that are finite by their form (8 bits with checked scales).
 
     Raises:
         Problem: feedback_not_finite, or reward_not_finite where finite states overflowed.
     """
     if bool(torch.isfinite(c_P).all()):
         return
-    bad = torch.nonzero(~torch.isfinite(h_SP))
-    if len(bad):
+    bad = [] if h_SP is None else torch.nonzero(~torch.isfinite(h_SP))
+    if h_SP is not None and len(bad):
         token, place = (int(n) for n in bad[0])
         raise Problem(
             Code.FEEDBACK_NOT_FINITE,

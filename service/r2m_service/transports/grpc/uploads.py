@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from r2m.errors import Code, Problem
-from r2m.tensors import ITEM_BYTES, MAX_DIMENSION
+from r2m.tensors import ITEM_BYTES, MAX_DIMENSION, wire_bytes
 from r2m_service.application.contract import AlignRequest, FeedbackIn, SampleIn
 from r2m_service.application.parsing import excerpt
 
@@ -125,9 +124,8 @@ def _samples(request: AlignRequest) -> Iterator[tuple[str, SampleIn]]:
 
 
 def _stated_bytes(feedback: FeedbackIn) -> int | None:
-    item = ITEM_BYTES.get(feedback.dtype)
-    if item is None or len(feedback.shape) != 2:
+    if feedback.dtype not in ITEM_BYTES or len(feedback.shape) != 2:
         return None
     if not all(0 < size < MAX_DIMENSION for size in feedback.shape):
         return None
-    return math.prod(feedback.shape) * item
+    return wire_bytes(feedback.dtype, feedback.shape)

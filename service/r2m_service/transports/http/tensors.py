@@ -177,6 +177,8 @@ def _give(sample: dict[str, Any], tensor: TensorValue, path: str) -> None:
     if not isinstance(stated, dict):
         return
     feedback = cast("dict[str, Any]", stated)
+    if tensor.dtype == "uint8" and len(tensor.shape) == 1 and feedback.get("dtype") == "int8":
+        own = {}  # bytes: what they are is the request's to say
     for key, value in own.items():
         if feedback.setdefault(key, value) != value:
             raise Problem(
