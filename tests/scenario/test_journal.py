@@ -15,6 +15,29 @@ METHOD = {"width": 16, "learning_rate": 5e-4, "audit_rate": 1.0, "judge_share": 
 STEPS = 4
 
 
+@pytest.mark.parametrize(("feedback", "dtype"), [("split", "float32"), ("streamed", "int8")])
+def test_whatever_form_the_feedback_took(reward_model, backbone, tmp_path, feedback, dtype):
+    """v·c as the trainer told it, and states in 8 bits, give the recorded rewards and losses."""
+    journal = tmp_path / "journal"
+    given = {"journal": journal, "journal_full": True, "deterministic": True}
+    with (
+        running(reward_model, tmp_path, backbone=backbone, **given) as server,
+        Client(server.urls["grpc"], wire_dtype=dtype, retries=0) as client,
+    ):
+        client.create_run("one", policy_hidden_size=WIDTH_P, method=METHOD)
+        answers = []
+        for step in (1, 2):
+            client.score(samples(step), run="one", feedback=feedback)
+            answers.append(client.align("one", step=step, groups=groups(step), feedback=feedback))
+    result, found = run((tmp_path, journal, answers, True))
+    assert result.exit_code == 0, result.output
+    for one in found["rewards"]:
+        assert (one["problem"], one["exact"]) == (None, one["samples"])
+    for one, answer in zip(found["aligns"], answers, strict=True):
+        assert one["loss"] == pytest.approx(answer.loss.total, rel=1e-6)
+        assert one["verdict"] == answer.verdict
+
+
 @pytest.fixture(scope="module", params=[False, True], ids=["pooled", "full"])
 def recorded(request, reward_model, backbone, tmp_path_factory):
     """A journal of four aligns, with and without hidden states; deterministic, so bits count."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-VERSION = "r2m-journal-1"
+VERSION = "r2m-journal-2"
 _VECTOR = pa.large_list(pa.float32())
 _HEAD = [
     pa.field("run", pa.string()),
@@ -18,6 +18,7 @@ _TRACE = [
     pa.field("u", _VECTOR),
     pa.field("c", _VECTOR),
     pa.field("j", _VECTOR),
+    pa.field("fused", pa.float64()),
     pa.field("states", pa.large_binary()),
     pa.field("states_dtype", pa.string()),
     pa.field("states_shape", pa.list_(pa.int64())),

@@ -167,6 +167,7 @@ def _trace(trace: Trace, states: TensorValue | None) -> dict[str, Any]:
         "u": trace.u,
         "c": trace.c,
         "j": trace.j,
+        "fused": trace.fused,
         "states": None if states is None else bytes(states.data),
         "states_dtype": None if states is None else states.dtype,
         "states_shape": None if states is None else list(states.shape),

@@ -22,6 +22,10 @@ class Quantized:
     token_S: Tensor
     channel_P: Tensor
 
+    def dense(self) -> Tensor:
+        """h_SP in float32."""
+        return self.q_SP.float() * self.token_S[:, None] * self.channel_P
+
 
 def pool_quantized(
     states: Quantized, u_P: Tensor, z_P: Tensor | None = None, *, chunk: int = CHUNK

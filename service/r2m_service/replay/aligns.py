@@ -20,7 +20,7 @@ from torch import Tensor
 from r2m.tensors import TensorValue
 from r2m_service.domain.gate import decide, measure_drift
 from r2m_service.domain.method import MethodSettings
-from r2m_service.engine.states import states_tensor
+from r2m_service.engine.states import quantized_states, states_tensor
 from r2m_service.modeling.attention import pool
 from r2m_service.modeling.head import Head
 from r2m_service.modeling.loss import GroupRewards, Loss, loss_of_groups
@@ -195,7 +195,11 @@ def _sample(row: Mapping[str, Any]) -> _Sample:
     states = None
     if row["states"] is not None:
         value = TensorValue(row["states_dtype"], tuple(row["states_shape"]), row["states"])
-        states = states_tensor(value, torch.device("cpu"))
+        here = torch.device("cpu")
+        if value.dtype == "int8":
+            states = quantized_states(value, here).dense()
+        else:
+            states = states_tensor(value, here)
     return _Sample(row, rte, states)
 
 

@@ -64,7 +64,9 @@ def reward_of(head: Head, row: Mapping[str, Any], omega: float) -> float:
     c_NP = None if c is None or not head.attends else c[None]
     rte = vector(row["rte"])
     assert rte is not None
-    return float(head.parts(rte[None], c_NP).rewards(omega)[0])
+    # Where the states stayed with the trainer, v·c is what it said.
+    fused_N = None if row["fused"] is None else torch.tensor([row["fused"]])
+    return float(head.parts(rte[None], c_NP, fused_N).rewards(omega)[0])
 
 
 def vector(values: list[float] | None) -> Tensor | None:
