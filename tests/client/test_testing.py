@@ -333,7 +333,7 @@ def test_a_run_counts_what_was_done_for_it(client):
     run = client.run("mine")
     used = run.usage
     assert (used.samples, used.failed, used.tokens, used.aligns) == (3, 2, 3, 1)
-    assert used.feedback_bytes == 3 * WIDTH * 2
+    assert used.feedback_bytes == (1 + 3) * 3 * WIDTH * 2  # one sample's, then a group's
     assert (run.live["t"], run.live["groups"]["used"]) == (1, 1)
     assert client.runs()[0].usage is None
 

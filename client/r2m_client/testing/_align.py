@@ -132,6 +132,7 @@ def _aligned(
     if verdict != "skipped":
         run.trained |= prompts_learnt(request["groups"], lesson)
     run.usage.aligns += 1
+    run.usage.feedback_bytes += groups.feedback_bytes
     return answer
 
 

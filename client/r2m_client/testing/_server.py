@@ -57,7 +57,7 @@ ROUTES: dict[str, tuple[str, Handler]] = {
     "DeleteRun": ("archive_run", _runs.archive_run),
     "Score": ("score", score),
     "Align": ("align", align),
-    "ReplyAlign": ("reply_align", reply_align),
+    "ReplyAlign": ("align", reply_align),
     "Evaluate": ("evaluate", evaluate),
     "UpdateRun": ("update_run", update_run),
     "ListChanges": ("changes", list_changes),
