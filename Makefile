@@ -8,6 +8,7 @@ TORCH  ?= torch==2.13.0
 
 STEPS ?= 8
 MINUTES ?= 20
+KILLS ?= 200
 MODEL ?=
 
 # Two spinning threads on two shared cores are slower than one, and sums depend on their number.
@@ -49,6 +50,10 @@ test: install ## Run the tests
 fuzz: install ## Hunt for inputs that break it (MINUTES=20)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install -q -e '.[fuzz]'
 	@$(BIN)/python tests/fuzz/run.py --minutes $(MINUTES)
+
+.PHONY: kills
+kills: install ## Kill a server at random instants and at each write (KILLS=200)
+	@R2M_TEST_KILLS=$(KILLS) $(BIN)/python -m pytest tests/scenario/test_invariant_3_nothing_lost.py -s
 
 .PHONY: check
 check: install proto-check ## Format, lint, types, layers, generated code

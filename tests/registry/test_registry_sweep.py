@@ -14,7 +14,9 @@ import pytest
 from registry_makers import make_commit, make_head, make_run, refuses
 
 from r2m.errors import Code
+from r2m_service.domain.labels import KeptSample
 from r2m_service.domain.retention import Keep
+from r2m_service.domain.runs import Change
 from r2m_service.registry.blobs import BlobStore
 from r2m_service.registry.sweep import GRACE, sweep
 
@@ -80,6 +82,36 @@ def test_files_that_no_row_needs_are_removed(run: SqlRegistry, store: BlobStore)
     assert gone == {**orphans, file(1): 1, file(1, ".optimizer"): 2}
     assert store.sizes() == {name: n for name, n in before.items() if name not in gone}
     assert sweep(run, store, alone=True) == {}
+
+
+def test_files_beside_the_heads_are_removed_unless_a_row_needs_them(
+    run: SqlRegistry, store: BlobStore
+) -> None:
+    """Of a mark, or an anchor set, that a crash cut off before its row."""
+    put = {
+        name: store.put(f"{KEY}/{name}", b"kept") for name in (f"samples/{1:032x}.bin",
+                                                            f"anchors/{1:032x}.json")
+    }  # fmt: skip
+    now = datetime.now(UTC)
+    sample = KeptSample(
+        "s", "g", "train", "p", "c", 0, "main", 0.0, 0.0, {}, now, {"dtype": "float32"},
+        put[f"samples/{1:032x}.bin"],
+    )  # fmt: skip
+    assert run.keep_samples("tldr", [sample], most=9, most_bytes=99) == ({"s"}, [])
+    run.put_anchors(
+        "tldr", pairs=1, file=put[f"anchors/{1:032x}.json"], at=now,
+        change=Change(now, "anchors", {}),
+    )  # fmt: skip
+    before = store.sizes()
+    orphans = {
+        f"{KEY}/samples/{2:032x}.bin": 3,
+        f"{KEY}/samples/.{2:032x}.bin.{'d' * 16}.part": 4,
+        f"{KEY}/anchors/{2:032x}.json": 5,
+    }
+    for name, size in orphans.items():
+        store._files.write(name, b"x" * size)
+    assert sweep(run, store, alone=True) == orphans
+    assert store.sizes() == before
 
 
 def test_what_is_young_may_be_another_replicas(run: SqlRegistry, store: BlobStore) -> None:

@@ -20,7 +20,7 @@ from support.processes import serving
 from support.rollouts import WIDTH_P, groups, samples
 from support.serving import running
 
-from r2m_client import Client, ConnectError, ServerError, Unavailable
+from r2m_client import Client, ConnectError, Pair, Sample, ServerError, Unavailable
 from r2m_service import bootstrap
 from r2m_service.cli import doctor
 from r2m_service.registry import folder as folder_module
@@ -207,6 +207,49 @@ def test_a_database_that_another_process_locks(opened, tmp_path, monkeypatch, ca
     with opened():
         assert len(files(state)) == len(before) + 2
     assert "cleared 2 files" in caplog.text
+
+
+# ---------------------------------------------------------------------- files beside the heads
+
+
+def damaged(path, how):
+    data = bytearray(path.read_bytes())
+    if how == "cut":
+        path.write_bytes(data[:-1])
+    elif how == "flipped":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize("how", ["missing", "cut", "flipped"])
+def test_lost_anchors_are_told_and_come_back_with_the_same_set(opened, reward_model, tmp_path, how):
+    pairs = [Pair(f"p{n}", Sample("a", "Hi", "there"), Sample("b", "Hi", f"{n}")) for n in range(3)]
+
+    def examined(*flags):
+        state = ["--state", str(tmp_path / "state"), "--model", str(reward_model), "--no-model"]
+        ports = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"]
+        found = json.loads(CliRunner().invoke(doctor, [*state, *ports, *flags, "--json"]).stdout)
+        (heads,) = [one for one in found["findings"] if one["check"] == "heads"]
+        return heads["level"], heads["found"], [one["what"] for one in found["heads"]]
+
+    with opened() as server, Client(server.urls["http"], retries=0) as client:
+        created(client)
+        put = client.put_anchors("r", pairs)
+    (file,) = (tmp_path / "state" / "blobs").rglob("anchors/*.json")
+    damaged(file, how)
+    level, found, lines = examined("--deep", "--repair")
+    assert (level, lines) == ("problem", ["anchors"])
+    assert "anchors of r are lost" in found
+    with opened() as server, Client(server.urls["grpc"], retries=0) as client:
+        with pytest.raises(Unavailable, match="the anchors of run 'r' are lost") as caught:
+            client.align("r", step=1, groups=groups(1))
+        assert caught.value.code == "head_damaged"
+        assert client.put_anchors("r", pairs) == put  # not a new set: its looks stay counted
+        assert client.align("r", step=1, groups=groups(1)).accepted
+    assert examined("--deep")[0] == "ok"
+    assert len(list((tmp_path / "state" / "blobs").rglob("anchors/*"))) == 1
 
 
 # ---------------------------------------------------------------------- backup

@@ -1,7 +1,9 @@
 """The journal and `r2m replay`, on what a real server wrote."""
 
+import contextlib
 import dataclasses
 import json
+from functools import partial
 
 import pytest
 from click.testing import CliRunner
@@ -10,6 +12,7 @@ from support.serving import running
 
 from r2m_client import Client, Label
 from r2m_service.cli import replay
+from r2m_service.journal import writer
 
 METHOD = {"width": 16, "learning_rate": 5e-4, "audit_rate": 1.0, "judge_share": 0.0}
 STEPS = 4
@@ -150,3 +153,92 @@ def test_what_cannot_be_replayed_is_one_line(recorded, tmp_path):
         result = CliRunner().invoke(replay, arguments)
         assert result.exit_code != 0
         assert words in result.stderr
+
+
+# ---------------------------------------------------------------------- what is missing is told
+
+
+@pytest.fixture
+def journaled(reward_model, backbone, tmp_path):
+    """Serves this test's state with a journal in full; gives the server and a client."""
+
+    @contextlib.contextmanager
+    def serve(**changes):
+        given = {"journal": tmp_path / "journal", "journal_full": True, "deterministic": True}
+        with (
+            running(
+                reward_model, tmp_path / "state", backbone=backbone, **given, **changes
+            ) as server,
+            Client(server.urls["grpc"], wire_dtype="float32", retries=0) as client,
+        ):
+            yield server, client
+
+    return serve
+
+
+def align(client, *steps, run="r"):
+    if steps[0] == 1:
+        client.create_run(run, policy_hidden_size=WIDTH_P, method={"width": 16})
+    for step in steps:
+        assert client.align(run, step=step, groups=groups(step)).accepted
+
+
+def replayed(tmp_path):
+    flags = [str(tmp_path / "journal"), "--state", str(tmp_path / "state"), "--json"]
+    result = CliRunner().invoke(replay, flags, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    return [(one["branch"], one["step"], one["exact"]) for one in found["aligns"]], found["cut"]
+
+
+def test_a_full_disk_costs_the_journal_its_entries_and_no_caller_an_answer(
+    journaled, tmp_path, monkeypatch, caplog
+):
+    with journaled() as (server, client):
+        align(client, 1)
+        server.parts.journal.close()
+        full = partial(open, "/dev/full", "wb")
+        monkeypatch.setattr(writer, "open", lambda *_: full(), raising=False)
+        align(client, 2)
+        assert client.score(samples(1), run="r").rewards[0] is not None
+        monkeypatch.undo()
+        align(client, 3, 4)
+    assert "1 aligns lost" in caplog.text
+    assert "4 scores lost" in caplog.text
+    # Step 3 went on from a head that the journal does not know the way to.
+    steps, _ = replayed(tmp_path)
+    assert steps == [("main", 1, True), ("main", 3, False), ("main", 4, False)]
+
+
+def test_a_clock_that_was_set_back_does_not_mix_up_the_steps(journaled, tmp_path):
+    with journaled() as (_, client):
+        align(client, 1, 2)
+    (first,) = (tmp_path / "journal").glob("aligns-*")
+    first.rename(first.with_name(first.name.replace("aligns-20", "aligns-21")))
+    with journaled() as (_, client):
+        align(client, 3, 4)
+    steps, _ = replayed(tmp_path)
+    assert steps == [("main", step, True) for step in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("staleness", "left", "said"),
+    [
+        (1, [("b1", 2, False), ("b1", 3, False)], "optimizer state of head 1 is not kept"),
+        (0, [], "branch b1 of run r: its 2 aligns cannot be run again: head 1"),
+    ],
+    ids=["no optimizer state", "no head"],
+)
+def test_a_branch_whose_start_was_let_go_leaves_the_others(
+    journaled, tmp_path, staleness, left, said
+):
+    few = {"keep_heads": 2, "keep_every": 0, "max_staleness": staleness, "keep_optimizers": 1}
+    with journaled(**few) as (server, client):
+        align(client, 1, 2)
+        client.rollback("r", to=1)
+        for step in (2, 3):  # on b1, from head 1
+            align(client, step)
+            server.parts.retention.settle()
+    steps, cut = replayed(tmp_path)
+    assert steps == [("main", 1, True), ("main", 2, True), *left]
+    assert any(said in one for one in cut)

@@ -29,7 +29,7 @@ from r2m_service.application.samples import (
     text_hash,
     text_of,
 )
-from r2m_service.domain.runs import AnchorSet, Change, Run, RunState
+from r2m_service.domain.runs import AnchorSet, BlobRef, Change, Run, RunState
 
 _SETS_HELD = 8
 
@@ -87,6 +87,7 @@ class Anchors:
         file = self._blobs.put(f"{run.key}/anchors/{uuid.uuid4().hex}.json", data)
         if state.anchors is not None and state.anchors.file.sha256 == file.sha256:
             self._blobs.delete(file.key)
+            self._mend(state.anchors.file, data)
             return state.anchors
         now = datetime.now(UTC)
         detail = {"pairs": len(request.pairs), "sha256": file.sha256}
@@ -94,6 +95,15 @@ class Anchors:
         return self._labels.put_anchors(
             run.name, pairs=len(request.pairs), file=file, at=now, change=change
         )
+
+    def _mend(self, file: BlobRef, data: bytes) -> None:
+        """Write a set's file again where it is lost: the looks at it stay counted."""
+        try:
+            self._blobs.get(file)
+        except Problem as problem:
+            if problem.code != Code.HEAD_DAMAGED:
+                raise
+            self._blobs.put(file.key, data)
 
     async def _require_texts(self, run: Run, pairs: Sequence[AnchorPairIn]) -> None:
         """Refuse a pair that could never be scored."""
@@ -162,7 +172,16 @@ class Anchors:
         key = state.anchors.file.sha256
         held = self._held.get(key)
         if held is None:
-            data = await asyncio.to_thread(self._blobs.get, state.anchors.file)
+            try:
+                data = await asyncio.to_thread(self._blobs.get, state.anchors.file)
+            except Problem as problem:
+                if problem.code != Code.HEAD_DAMAGED:
+                    raise
+                raise Problem(
+                    problem.code,
+                    f"the anchors of run {state.run.name!r} are lost ({problem.message}): put the "
+                    "same set again, or another one",
+                ) from problem
             held = await asyncio.to_thread(_from_json, data)
             while len(self._held) >= _SETS_HELD:
                 self._held.pop(next(iter(self._held)))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from r2m.errors import Problem
+from r2m.errors import Code, Problem
 from r2m_service.application.contract import FeedbackIn, SampleIn
 from r2m_service.application.label_port import LabelStore
 from r2m_service.application.ports import AlignGroup, Blobs, Engine, Item
@@ -26,10 +26,13 @@ class Replay:
         self._engine = engine
 
     async def groups(self, run: Run, judging: frozenset[str]) -> list[AlignGroup]:
-        """One pair a group; what cannot be read or scored any more is left out.
+        """One pair a group; what is lost or cannot be scored any more is left out.
 
         Args:
             judging: hashes of prompts that judge, and so never train.
+
+        Raises:
+            Problem: storage_failed.
         """
         if run.method.replay_groups == 0 or run.method.labels == "pseudo":
             return []
@@ -56,6 +59,8 @@ class Replay:
                 for place, side in enumerate((pair.winner, pair.loser))
             ]
         except Problem as problem:
+            if problem.code != Code.HEAD_DAMAGED:
+                raise  # a store that is away for a moment must not change what is learnt
             logger.warning("run %s: a labelled pair is lost: %s", run.name, problem.message)
             return []
 

@@ -150,7 +150,7 @@ def _steps_table(steps: list[Replayed], *, changed: bool) -> str:
             + ("" if one.exact else "  approximate")
         )
     if any(not one.exact for one in steps):
-        lines.append("approximate beyond the first step: c and j are the recorded heads'")
+        lines.append("approximate: c and j are the recorded heads', or a step before is missing")
     return "\n".join(lines)
 
 

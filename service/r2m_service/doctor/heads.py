@@ -14,10 +14,10 @@ from r2m_service.domain.runs import LIVE, REFERENCE, Change
 from r2m_service.registry.blobs import BlobStore
 from r2m_service.registry.checkup import (
     Fault,
+    files_of,
     find_faults,
     needed,
     read_lineages,
-    still_needed,
 )
 from r2m_service.registry.lock import hold
 from r2m_service.registry.sql import SqlRegistry
@@ -74,21 +74,22 @@ def _look(patient: Patient) -> _Look:
     # Opening a folder makes it, and looking must not.
     blobs = BlobStore(settings.blobs_url) if folder is None or folder.is_dir() else None
     sizes = {} if blobs is None else blobs.sizes()
-    look.faults = find_faults(look.lineages, blobs, sizes, deep=patient.deep, say=patient.say)
-    if look.faults:
-        look.faults = still_needed(look.faults, read_lineages(settings.registry_location))
+    files = files_of(look.lineages, settings.registry_location)
+    look.faults = find_faults(files, blobs, sizes, deep=patient.deep, say=patient.say)
+    # The rows are read again: a server that runs may have let go of files, or written others.
+    lineages = read_lineages(settings.registry_location)
+    named = {one.ref.key for one in files_of(lineages, settings.registry_location)}
+    look.faults = [fault for fault in look.faults if fault.key in named]
     for lineage in look.lineages:
         lost = [one for one in look.faults if one.run == lineage.run and one.lost]
+        lost = [one for one in lost if one.head is not None]
         if lost:
             look.repairs[lineage.run] = plan_repair(
                 lineage,
-                weights=frozenset(one.head for one in lost if one.file == "weights"),
-                optimizers=frozenset(one.head for one in lost if one.file == "optimizer"),
+                weights=_heads(lost, "weights"),
+                optimizers=_heads(lost, "optimizer"),
             )
     if blobs is not None:
-        # The rows are read again: what was written and committed since is needed now.
-        named = {ref.key for one in read_lineages(settings.registry_location)
-                 for _, _, ref in needed(one)}  # fmt: skip
         orphans = find_orphans(
             sizes,
             frozenset(named),
@@ -101,6 +102,10 @@ def _look(patient: Patient) -> _Look:
             for some in (orphans.mine, orphans.unknown)
         )
     return look
+
+
+def _heads(faults: list[Fault], file: str) -> frozenset[int]:
+    return frozenset(one.head for one in faults if one.file == file and one.head is not None)
 
 
 def _repair(patient: Patient) -> Finding:
@@ -164,14 +169,27 @@ def _report(patient: Patient, look: _Look) -> Finding:
             f"{kept}; {len(unread)} files cannot be read, and may be whole",
             "mend the disk or the store first, then look again",
         )
-    lost = len(look.faults)
+    anchors = sorted({one.run for one in look.faults if one.file == "anchors"})
+    if anchors:
+        return problem(
+            "heads",
+            f"{kept}; the anchors of {', '.join(anchors[:SHOWN])} are lost, and align fails",
+            "put the same set again (r2m anchors put); all else is in the table",
+        )
+    lost = sum(one.head is not None for one in look.faults)
     if patient.repair:
         gone = f", removed {len(look.orphans)} files that nothing needed" if look.orphans else ""
         done = f"repaired {len(look.repairs)} runs that had lost {lost} files"
         return ok("heads", f"{kept}; {done if lost else 'nothing was lost'}{gone}")
     read = "read and whole" if patient.deep else "there, of the right size (--deep reads them)"
-    if not lost:
+    if not look.faults:
         return ok("heads", f"{kept}; all files are {read}{_left_over(look)}")
+    if not lost:
+        return warning(
+            "heads",
+            f"{kept}; {len(look.faults)} files beside them are missing or damaged",
+            "nothing: what the table names is left out",
+        )
     mend = "stop the server, save a copy, and run this with --repair"
     said = f"{kept}; {lost} files are missing or damaged, see the table{_left_over(look)}"
     if any(repair is not None and _stops(repair) for repair in look.repairs.values()):
@@ -235,6 +253,11 @@ def _lines(lineage: Lineage, look: _Look) -> list[Line]:
 def _done(fault: Fault, repair: Repair | None) -> str:
     if not fault.lost:
         return "left as it is"
+    if fault.head is None:
+        return {
+            "anchors": "left as it is: put the same set again",
+            "sample": "left as it is: its label is not learnt from",
+        }.get(fault.file, "left as it is: nobody reads it")
     if repair is None:
         return "left as it is: nothing to fall back to"
     if fault.file == "weights" or fault.head in repair.weights:

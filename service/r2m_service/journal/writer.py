@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -141,20 +142,26 @@ class _File:
             self.close_now()
 
     def close(self) -> None:
-        """End the file at hand."""
+        """End the file at hand; what a full disk leaves open is read as far as it goes."""
         with self._lock:
-            self.close_now()
+            try:
+                self.close_now()
+            except OSError as error:
+                logger.warning("journal: a file of %s was not ended: %s", self._kind, error)
 
     def close_now(self) -> None:
         """End the file at hand; the lock is held."""
-        if self._writer is not None:
-            self._writer.close()
-        self._end()
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        finally:
+            self._end()
 
     def _end(self) -> None:
-        if self._sink is not None:
-            self._sink.close()
-        self._sink = self._writer = None
+        sink, self._sink, self._writer = self._sink, None, None
+        if sink is not None:
+            with suppress(OSError):  # it writes what is left, and the disk may be full still
+                sink.close()
 
 
 def _head(name: HeadName) -> dict[str, Any]:

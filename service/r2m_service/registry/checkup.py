@@ -13,9 +13,9 @@ from sqlalchemy.exc import DBAPIError
 from r2m.errors import Code, Problem
 from r2m_service.domain.repair import Lineage
 from r2m_service.registry.engine import for_reading, storage_problem
-from r2m_service.registry.rows import branch_of, head_of
+from r2m_service.registry.rows import blob_of, branch_of, head_of
 from r2m_service.registry.survey import open_existing
-from r2m_service.registry.tables import aliases, branches, heads, runs
+from r2m_service.registry.tables import aliases, anchor_sets, branches, heads, runs, samples
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,22 +23,34 @@ if TYPE_CHECKING:
     from r2m_service.domain.runs import BlobRef, Branch, Head
     from r2m_service.registry.blobs import BlobStore
 
-File = Literal["weights", "optimizer"]
+File = Literal["weights", "optimizer", "anchors", "earlier anchors", "sample"]
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong with a head's file.
+    """What is wrong with a file.
 
     Attributes:
+        head: whose weights or optimizer state it is; None for what belongs to no head.
         lost: False where it could not be read: it may be whole.
     """
 
     run: str
-    head: int
+    head: int | None
     file: File
     found: str
+    key: str
     lost: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """A file that a row needs, named as in `Fault`."""
+
+    run: str
+    head: int | None
+    file: File
+    ref: BlobRef
 
 
 def read_lineages(location: str | Path) -> list[Lineage]:
@@ -82,8 +94,39 @@ def read_lineages(location: str | Path) -> list[Lineage]:
         engine.dispose()
 
 
+def files_of(lineages: Sequence[Lineage], location: str | Path) -> list[Needed]:
+    """Every file that a row needs: of heads, of anchor sets, of samples that wait for labels.
+
+    Raises:
+        Problem: storage_failed.
+    """
+    found = [Needed(one.run, *entry) for one in lineages for entry in needed(one)]
+    engine = open_existing(location)
+    try:
+        with for_reading(engine).connect() as connection:
+            newest: dict[str, int] = {}
+            sets = connection.execute(select(anchor_sets)).mappings().all()
+            for row in sets:
+                newest[row["run"]] = max(row["number"], newest.get(row["run"], 0))
+            for row in sets:
+                judges = row["number"] == newest[row["run"]]
+                ref = blob_of("file", row)
+                if ref is not None:
+                    file: File = "anchors" if judges else "earlier anchors"
+                    found.append(Needed(row["run"], None, file, ref))
+            for row in connection.execute(select(samples)).mappings():
+                ref = blob_of("file", row)
+                if ref is not None:
+                    found.append(Needed(row["run"], None, "sample", ref))
+    except DBAPIError as error:
+        raise storage_problem(error) from error
+    finally:
+        engine.dispose()
+    return found
+
+
 def needed(lineage: Lineage) -> Iterator[tuple[int, File, BlobRef]]:
-    """The files that a run's rows need."""
+    """The files that a run's heads need."""
     for head in lineage.heads.values():
         if not head.stored:
             continue
@@ -93,7 +136,7 @@ def needed(lineage: Lineage) -> Iterator[tuple[int, File, BlobRef]]:
 
 
 def find_faults(
-    lineages: Sequence[Lineage],
+    files: Sequence[Needed],
     blobs: BlobStore | None,
     sizes: dict[str, int],
     *,
@@ -103,36 +146,31 @@ def find_faults(
     """Files that are missing, or are not what was written.
 
     Args:
+        files: that rows need.
         blobs: None where there is no store.
         sizes: of what lies in it, listed after the rows were read: a file is there before the
             row that needs it.
         deep: read every file and compare its hash; otherwise its size alone.
     """
-    listed = [(one.run, *entry) for one in lineages for entry in needed(one)]
     faults: list[Fault] = []
-    for place, (run, head, file, ref) in enumerate(listed):
+    for place, one in enumerate(files, start=1):
+        ref, found, lost = one.ref, None, True
         if ref.key not in sizes:
-            faults.append(Fault(run, head, file, "missing"))
+            found = "missing"
         elif sizes[ref.key] != ref.size:
-            faults.append(Fault(run, head, file, f"{sizes[ref.key]} bytes, it had {ref.size}"))
+            found = f"{sizes[ref.key]} bytes, it had {ref.size}"
         elif deep and blobs is not None:
-            say(f"reading file {place + 1} of {len(listed)}: head {head} of {run}")
+            what = one.file if one.head is None else f"head {one.head}"
+            say(f"reading file {place} of {len(files)}: {what} of {one.run}")
             try:
                 blobs.get(ref)
             except Problem as problem:
                 lost = problem.code == Code.HEAD_DAMAGED
-                faults.append(Fault(run, head, file, _why(problem, ref, lost=lost), lost=lost))
+                found = _why(problem, ref, lost=lost)
+        if found is not None:
+            faults.append(Fault(one.run, one.head, one.file, found, ref.key, lost=lost))
     return faults
 
 
 def _why(problem: Problem, ref: BlobRef, *, lost: bool) -> str:
     return "altered" if lost else problem.message.removeprefix(f"stored file {ref.key} ")
-
-
-def still_needed(faults: Sequence[Fault], lineages: Sequence[Lineage]) -> list[Fault]:
-    """The faults of files that the rows, read again, still need.
-
-    A server that runs may have let go of some since they were read first.
-    """
-    now = {(one.run, head, file) for one in lineages for head, file, _ in needed(one)}
-    return [fault for fault in faults if (fault.run, fault.head, fault.file) in now]

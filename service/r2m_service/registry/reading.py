@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from r2m_service.domain.runs import AnsweredStep, DiskUse
 from r2m_service.registry.rows import change_of, head_of
 from r2m_service.registry.statements import states
-from r2m_service.registry.tables import changes, heads, runs, steps
+from r2m_service.registry.tables import anchor_sets, changes, heads, runs, samples, steps
 from r2m_service.registry.transactions import Transactions
 
 if TYPE_CHECKING:
@@ -100,5 +100,8 @@ class SqlReader(Transactions):
                     heads.c.pruned_at.is_(None)
                 )
             )
-            named = frozenset(key for row in found for key in row if key is not None)
-            return named, frozenset(connection.execute(select(runs.c.key)).scalars())
+            named = {key for row in found for key in row if key is not None}
+            named |= set(connection.execute(select(anchor_sets.c.file_key)).scalars())
+            kept = select(samples.c.file_key).where(samples.c.file_key.is_not(None))
+            named |= set(connection.execute(kept).scalars())
+            return frozenset(named), frozenset(connection.execute(select(runs.c.key)).scalars())

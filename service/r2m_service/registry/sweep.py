@@ -1,7 +1,7 @@
 """Clearing what a crash left: files that no row needs, and temporary ones.
 
-A crash between writing a head's files and committing its row, or between committing that a head
-was let go and removing its files, leaves files that nothing will ever ask for.
+A crash between writing a file (a head's, a marked sample's, an anchor set's) and committing its
+row, or between committing that it was let go and removing it, leaves what nobody will ask for.
 """
 
 from __future__ import annotations
@@ -20,10 +20,16 @@ GRACE = timedelta(hours=1)
 
 # What this service writes, and nothing else: a store may hold other people's files too.
 _RUN = r"(?P<run>[0-9a-f]{32})"
-_FILE = r"[0-9a-f]{32}(?:\.optimizer)?\.safetensors"
+_STEM = r"[0-9a-f]{32}"
+# By folder below the run's: heads, what waits for outside labels, anchor sets.
+_KINDS = {"": r"(?:\.optimizer)?\.safetensors", "samples/": r"\.bin", "anchors/": r"\.json"}
+_FILES = "|".join(
+    rf"{folder}(?:{_STEM}{end}|\.{_STEM}{end}\.[0-9a-f]{{16}}\.part)"
+    for folder, end in _KINDS.items()
+)
 _TRIAL = r"doctor-[0-9a-f]{16}"
 _OURS = re.compile(
-    rf"(?:{_RUN}/(?:{_FILE}|\.{_FILE}\.[0-9a-f]{{16}}\.part))"
+    rf"{_RUN}/(?:{_FILES})"
     rf"|{_TRIAL}|\.{_TRIAL}\.[0-9a-f]{{16}}\.part"
 )
 

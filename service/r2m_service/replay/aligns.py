@@ -4,6 +4,9 @@ With hidden states in full every step is computed anew and is exact. Without, c 
 the head that asked for them: exact for a branch's first step, and an approximation from the second
 on, as soon as the replayed head differs from the recorded one. The candidate's own c is never
 recorded, so without states its drift, and a verdict close to a bound, are approximate too.
+
+Where the journal lacks a step that moved the live head (a crash between the commit and the entry, a
+full disk, a file that is gone), what follows it is approximate, states or none.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ class Replayed:
     """One step: as it was, and as it comes out now.
 
     Attributes:
-        exact: whether c and j are those of the replayed head.
+        exact: whether c and j are those of the replayed head, and nothing before it is missing.
         loss, verdict, spread_ratio: None, `skipped`, None where no group was used.
     """
 
@@ -63,6 +66,7 @@ class Replay:
         first: that head.
         moments: the optimizer's state that goes with it.
         change: gives the settings of a step from those it was recorded with.
+        whole: whether `moments` are what the first step went on from.
     """
 
     def __init__(
@@ -70,12 +74,15 @@ class Replay:
         first: Head,
         moments: Moments,
         change: Callable[[MethodSettings], MethodSettings],
+        *,
+        whole: bool = True,
     ) -> None:
         self._head = first
         self._moments = moments
         self._change = change
         self._t: int | None = None
-        self._same = True
+        self._same = self._whole = whole
+        self._live: int | None = None
 
     @torch.no_grad()
     def step(self, row: Mapping[str, Any], recorded: MethodSettings) -> Replayed:
@@ -88,7 +95,10 @@ class Replay:
             for _, members in groupby(row["rows"], key=lambda one: one["group"])
         ]
         full = all(one.states is not None for group in groups for one in group)
-        exact = full or self._same or not self._head.attends
+        if self._live not in (None, row["head"]):
+            self._same = self._whole = False  # a step in between was not recorded
+        self._live = row["live"]
+        exact = self._whole and (full or self._same or not self._head.attends)
         answered = _answered(row)
         if not groups:
             return Replayed(
@@ -182,11 +192,14 @@ class Replay:
 
 
 def branches(rows: Iterator[Mapping[str, Any]]) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
-    """The recorded aligns by run and branch, each step once (a retry is not recorded)."""
+    """The recorded aligns by run and branch, each step once (a retry is not recorded).
+
+    In the order of the steps: files are named by the clock, which may have been set back.
+    """
     found: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         found.setdefault((row["run"], row["branch"]), []).append(row)
-    return found
+    return {key: sorted(steps, key=lambda row: row["step"]) for key, steps in found.items()}
 
 
 def _sample(row: Mapping[str, Any]) -> _Sample:

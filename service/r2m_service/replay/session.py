@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,12 @@ class Session:
         self._registry = SqlRegistry(registry or file)
         self._blobs = BlobStore(blobs or str(state / "blobs"))
         self._run = run
+        self._left_out: list[str] = []
 
     @property
     def cut(self) -> list[str]:
-        """What was left out of the journal."""
-        return list(dict.fromkeys(self._folder.cut))
+        """What of the journal is lost, or cannot be replayed."""
+        return list(dict.fromkeys([*self._folder.cut, *self._left_out]))
 
     def rewards(self) -> list[Checked]:
         """Every recorded reward computed again."""
@@ -64,27 +65,45 @@ class Session:
     def aligns(self, change: Change, *, say: Callable[[str], None]) -> list[Replayed]:
         """Every recorded align run again, branch by branch.
 
+        A branch whose first head is not kept any more is left out, and `cut` says so.
+
         Raises:
-            Problem: head_damaged, unknown_head, where a branch's first head is not kept.
+            Problem: unknown_head, storage_failed, invalid_request (settings).
         """
         torch.set_num_threads(1)  # the number of threads decides how sums are split
         rows = (row for row in self._folder.rows("aligns") if self._run in (None, row["run"]))
         found: list[Replayed] = []
         for (run, branch), steps in branches(rows).items():
-            first = self._head(run, steps[0]["head"])
-            if not first.stored:
-                raise pruned(run, first)
-            head = Head.from_bytes(self._blobs.get(first.weights))
-            moments = Moments.zeros(head)
-            if first.optimizer is not None:
-                data = self._blobs.get(first.optimizer)
-                moments = Moments.from_bytes(data, torch.device("cpu"))
-            replay = Replay(head, moments, change)
+            try:
+                replay = self._begun(run, branch, steps[0], change)
+            except Problem as problem:
+                if problem.code not in (Code.HEAD_PRUNED, Code.HEAD_DAMAGED):
+                    raise
+                self._left_out.append(
+                    f"branch {branch} of run {run}: its {len(steps)} aligns cannot be run again: "
+                    f"{problem.message}"
+                )
+                continue
             for place, row in enumerate(steps, start=1):
                 say(f"{run} {branch}: step {place} of {len(steps)}")
                 recorded = read_json(row["method"], what="the recorded settings")
                 found.append(replay.step(row, parse(MethodSettings, recorded, field="method")))
         return found
+
+    def _begun(self, run: str, branch: str, step: Mapping[str, Any], change: Change) -> Replay:
+        """A branch's replay, at the head that its first recorded step was trained from."""
+        first = self._head(run, step["head"])
+        head = self._weights(run, first.number, step["sha256"])
+        moments, whole = Moments.zeros(head), first.t == 0
+        if first.optimizer is not None:
+            data = self._blobs.get(first.optimizer)
+            moments, whole = Moments.from_bytes(data, torch.device("cpu")), True
+        if not whole:
+            self._left_out.append(
+                f"branch {branch} of run {run}: the optimizer state of head {first.number} is not "
+                "kept any more, so its aligns are approximate"
+            )
+        return Replay(head, moments, change, whole=whole)
 
     def _head(self, run: str, number: int) -> HeadRow:
         head = self._registry.head(run, number)
