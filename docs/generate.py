@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from r2m.errors import TABLE
@@ -101,8 +102,9 @@ def _toml(value: object, *, quote: bool = True) -> str:
 
 def openapi() -> str:
     """The REST interface as OpenAPI."""
-    # Only the routes are asked for, so there need be no application behind them.
-    app = build_app(cast("Application", None), max_body_bytes=1 << 30)
+    # Only the routes are asked for, so nothing of an application need be behind them.
+    nothing = SimpleNamespace(require_ready=None)
+    app = build_app(cast("Application", nothing), max_body_bytes=1 << 30)
     document: dict[str, Any] = app.openapi()
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
