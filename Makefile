@@ -9,6 +9,7 @@ TORCH  ?= torch==2.13.0
 STEPS ?= 8
 MINUTES ?= 20
 MODEL ?=
+BENCH ?=
 
 # Two spinning threads on two shared cores are slower than one, and sums depend on their number.
 export OMP_NUM_THREADS ?= 1
@@ -49,6 +50,18 @@ test: install ## Run the tests
 fuzz: install ## Hunt for inputs that break it (MINUTES=20)
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install -q -e '.[fuzz]'
 	@$(BIN)/python tests/fuzz/run.py --minutes $(MINUTES)
+
+.PHONY: bench
+bench: install bench-peers ## Measure against the limit and the peers: 20 minutes on two quiet cores
+	@PYTHONPATH=benchmarks $(BIN)/python -m bench $(BENCH)
+
+.PHONY: bench-gpu
+bench-gpu: install ## The same on a GPU, with a Llama-8B-shaped random model
+	@PYTHONPATH=benchmarks $(BIN)/python -m bench --gpu
+
+.PHONY: bench-peers
+bench-peers: install
+	@$(BIN)/pip show -q mosec litserve 2>/dev/null || $(BIN)/pip install -q -e '.[bench]'
 
 .PHONY: check
 check: install proto-check ## Format, lint, types, layers, generated code
