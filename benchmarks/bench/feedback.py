@@ -6,6 +6,7 @@ states in its own process, on the other core, over loopback.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,13 +22,16 @@ from bench.servers import Server, ours
 from bench.texts import texts_of
 from r2m_client import Client
 
-ARMS: Mapping[str, tuple[load.Mode, bool]] = {
-    "none, stream": ("none", True),
-    "none, stream again": ("none", True),
-    "bf16, stream": ("bfloat16", True),
-    "int8, stream": ("int8", True),
-    "none, calls": ("none", False),
-    "split, calls": ("split", False),
+ARMS: Mapping[str, tuple[load.Mode, load.Way]] = {
+    "none, stream": ("none", "stream"),
+    "none, stream again": ("none", "stream"),
+    "bf16, stream": ("bfloat16", "stream"),
+    "int8, stream": ("int8", "stream"),
+    "none, calls": ("none", "calls"),
+    "split, calls": ("split", "calls"),
+    "none, score + align": ("none", "step"),
+    "bf16, score + align": ("bfloat16", "step"),
+    "split, score + align": ("split", "step"),
 }
 
 
@@ -55,7 +59,11 @@ def table(scale: Scale, say: Callable[[str], None]) -> Table:
             "received",
             "server CPU s a response",
         ),
-        notes=["`none` is a run without feedback, asked in the same way."],
+        notes=[
+            "`none` is a run without feedback, asked in the same way: over a stream, in calls of a "
+            "group, or as an RL step, score and align of all samples. `split_bytes_per_response` "
+            "is both directions of the step, the gate's question included."
+        ],
     )
     arms = {name: arm for name, arm in ARMS.items() if not load.missing(arm[0])}
     for name, (mode, _) in ARMS.items():
@@ -81,29 +89,40 @@ def table(scale: Scale, say: Callable[[str], None]) -> Table:
 def _measure(
     model: Path,
     width: int,
-    arms: Mapping[str, tuple[load.Mode, bool]],
+    arms: Mapping[str, tuple[load.Mode, load.Way]],
     scale: Scale,
     say: Callable[[str], None],
 ) -> Found:
     found = Found(Rounds(), {}, {}, {})
-    texts = texts_of([scale.states_tokens] * scale.feedback_calls, seed=4)
     where = f"{model.name}, D_p {width}"
     say(f"{where}: starting")
     with (
         tempfile.TemporaryDirectory() as folder,
-        ours(model, Path(folder), "--cache-bytes", "0") as server,
+        ours(model, Path(folder)) as server,
     ):
         with Client(server.grpc, timeout=300) as client:
-            client.create_run("none", feedback="none")
-            first_aligned(client, "policy", width=width, inner=scale.inner)
-        job = load.Job(server.grpc, "", "none", True, texts, scale.states_tokens, width)
+            # Named by the width: the tests' tables share a server.
+            for run in (f"none-{width}", f"none-step-{width}"):
+                client.create_run(run, feedback="none")
+            for run in (f"policy-{width}", f"policy-step-{width}"):
+                first_aligned(client, run, width=width, inner=scale.inner)
+            # What is sent for the gate belongs to a step; a random batch need not pass it.
+            gate = {"spread_min": 0.5, "spread_max": 2.0, "rank_correlation_min": 0.8}
+            client.update_run(f"policy-step-{width}", {"gate": {**gate, "freeze_after": None}})
+        seeds = itertools.count(100 * width)
 
         def arm(name: str) -> Callable[[], float]:
-            mode, stream = arms[name]
+            mode, way = arms[name]
             run = "none" if mode == "none" else "policy"
-            return lambda: _once(
-                name, replace(job, mode=mode, run=run, stream=stream), server, found
-            )
+            run += f"-step-{width}" if way == "step" else f"-{width}"
+
+            def once() -> float:
+                # Never seen before: the cache, which split and align need, spares nobody any work.
+                texts = texts_of([scale.states_tokens] * scale.feedback_calls, seed=next(seeds))
+                job = load.Job(server.grpc, run, mode, way, texts, scale.states_tokens, width)
+                return _once(name, job, server, found)
+
+            return once
 
         rates = interleaved(
             {name: arm(name) for name in arms},
@@ -128,7 +147,7 @@ def _rows(made: Table, name: str, found: Found) -> None:
     """The rows, and the keys: those of the last model stand."""
     rates = found.rates
     for arm in rates.values:
-        base = "none, stream" if ARMS[arm][1] else "none, calls"
+        base = "none, " + arm.partition(", ")[2].removesuffix(" again")
         made.rows.append(
             [
                 name,
@@ -141,12 +160,11 @@ def _rows(made: Table, name: str, found: Found) -> None:
             ]
         )
     made.keys["streamed_cost"] = 1.0 - rates.ratio("bf16, stream", "none, stream")
-    made.keys["streamed_bytes_per_response"] = round(found.sent["bf16, stream"])
-    made.keys["feedback_aa_spread"] = rates.spread("none, stream", "none, stream again")
-    split = "split, calls" in rates.values
-    made.keys["split_cost"] = 1.0 - rates.ratio("split, calls", "none, calls") if split else None
-    made.keys["split_bytes_per_response"] = (
-        round(found.sent["split, calls"] + found.received["split, calls"]) if split else None
-    )
+    made.keys["split_cost"] = 1.0 - rates.ratio("split, calls", "none, calls")
     if "int8, stream" in rates.values:
         made.keys["int8_cost"] = 1.0 - rates.ratio("int8, stream", "none, stream")
+    for mode in ("streamed", "split"):
+        arm = f"{'bf16' if mode == 'streamed' else mode}, score + align"
+        made.keys[f"{mode}_bytes_per_response"] = round(found.sent[arm] + found.received[arm])
+        made.keys[f"{mode}_step_cost"] = 1.0 - rates.ratio(arm, "none, score + align")
+    made.keys["feedback_aa_spread"] = rates.spread("none, stream", "none, stream again")

@@ -3,13 +3,13 @@
     python -m bench.feedback_load < job.json > outcome.json
 
 Over a stream samples go in as a trainer's rollouts do, so many unanswered at a time; in calls,
-each of so many threads scores a group at a time.
+each of so many threads scores a group at a time; a step is one call of score with all samples, and
+one of align.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import subprocess
 import sys
@@ -20,9 +20,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from bench.machine import load_cores, on
-from r2m_client import AsyncClient, Client, Sample
+from r2m_client import AsyncClient, Client, Group, Sample
 
 Mode = Literal["none", "bfloat16", "int8", "split"]
+Way = Literal["stream", "calls", "step"]
 DISTINCT = 8
 """Different states; more would only fill memory, since nobody keeps what he has seen of them."""
 
@@ -34,7 +35,7 @@ class Job:
     Attributes:
         url: grpc://…
         mode: what goes along with a text.
-        stream: over one ScoreStream; False: in calls of a group each.
+        way: how.
         texts: one sample each.
         tokens, width: of a sample's states.
         in_flight: samples that may be unanswered.
@@ -44,7 +45,7 @@ class Job:
     url: str
     run: str
     mode: Mode
-    stream: bool
+    way: Way
     texts: Sequence[str]
     tokens: int
     width: int
@@ -68,8 +69,6 @@ def missing(mode: Mode) -> str:
             Client("grpc://127.0.0.1:1", wire_dtype=mode).close()  # type: ignore[arg-type]
         except ValueError as error:
             return str(error)
-    if mode == "split" and "feedback" not in inspect.signature(Client.score).parameters:
-        return "Client.score has no `feedback`"
     return ""
 
 
@@ -135,7 +134,7 @@ async def stream(job: Job, samples: Sequence[Sample]) -> Outcome:
 def calls(job: Job, samples: Sequence[Sample]) -> Outcome:
     """All samples in calls of one group."""
     groups = [samples[at : at + job.group] for at in range(0, len(samples), job.group)]
-    more: dict[str, Any] = {"feedback": "split"} if job.mode == "split" else {}
+    more = _how(job)
     with (
         Client(job.url, timeout=600) as client,
         ThreadPoolExecutor(max(1, job.in_flight // job.group)) as threads,
@@ -146,10 +145,36 @@ def calls(job: Job, samples: Sequence[Sample]) -> Outcome:
         return Outcome(time.perf_counter() - started, client.bytes_sent, client.bytes_received)
 
 
+def step(job: Job, samples: Sequence[Sample]) -> Outcome:
+    """An RL step: all samples scored, then the run aligned on them, by groups."""
+    groups = [
+        Group(str(at), samples[at : at + job.group]) for at in range(0, len(samples), job.group)
+    ]
+    with Client(job.url, timeout=600) as client:
+        number = client.run(job.run).next_step
+        sent, received = client.bytes_sent, client.bytes_received
+        started = time.perf_counter()
+        scored = client.score(samples, run=job.run, **_how(job)).raise_for_errors()
+        context: dict[str, Any] = {"context": scored.context} if job.mode == "split" else {}
+        counts = client.align(job.run, step=number, groups=groups, **_how(job), **context).groups
+        spent = time.perf_counter() - started
+        if counts.used != len(groups):
+            raise RuntimeError(f"align used {counts.used} of {len(groups)} groups: {counts}")
+        return Outcome(spent, client.bytes_sent - sent, client.bytes_received - received)
+
+
+def _how(job: Job) -> dict[str, Any]:
+    return {"feedback": "split"} if job.mode == "split" else {}
+
+
 def main() -> None:
     job = Job(**json.load(sys.stdin))
     samples = samples_of(job)
-    outcome = asyncio.run(stream(job, samples)) if job.stream else calls(job, samples)
+    ways = {"calls": calls, "step": step}
+    if job.way == "stream":
+        outcome = asyncio.run(stream(job, samples))
+    else:
+        outcome = ways[job.way](job, samples)
     json.dump(asdict(outcome), sys.stdout)
 
 

@@ -192,10 +192,10 @@ def _server(
         bodies = [server.body([text]) for text in texts]
         job = http_load.Job(server.port, server.path, bodies, callers=scale.headline)
         states = feedback_load.Job(
-            server.grpc, "none", "none", True, texts, size.tokens, size.width
+            server.grpc, "none", "none", "stream", texts, size.tokens, size.width
         )
         fed = feedback_load.Job(
-            server.grpc, "policy", "bfloat16", True, texts, size.tokens, size.width
+            server.grpc, "policy", "bfloat16", "stream", texts, size.tokens, size.width
         )
         arms: dict[str, Callable[[], float]] = {
             "bare model, windows of 32": lambda: len(texts) / bare(texts, 32),
