@@ -10,6 +10,7 @@ STEPS ?= 8
 MINUTES ?= 20
 KILLS ?= 200
 MODEL ?=
+BENCH ?=
 
 # Two spinning threads on two shared cores are slower than one, and sums depend on their number.
 export OMP_NUM_THREADS ?= 1
@@ -54,6 +55,18 @@ fuzz: install ## Hunt for inputs that break it (MINUTES=20)
 .PHONY: kills
 kills: install ## Kill a server at random instants and at each write (KILLS=200)
 	@R2M_TEST_KILLS=$(KILLS) $(BIN)/python -m pytest tests/scenario/test_invariant_3_nothing_lost.py -s
+
+.PHONY: bench
+bench: install bench-peers ## Measure against the limit and the peers: 20 minutes on two quiet cores
+	@PYTHONPATH=benchmarks $(BIN)/python -m bench $(BENCH)
+
+.PHONY: bench-gpu
+bench-gpu: install ## The same on a GPU, with a Llama-8B-shaped random model
+	@PYTHONPATH=benchmarks $(BIN)/python -m bench --gpu
+
+.PHONY: bench-peers
+bench-peers: install
+	@$(BIN)/pip show -q mosec litserve 2>/dev/null || $(BIN)/pip install -q -e '.[bench]'
 
 .PHONY: check
 check: install proto-check ## Format, lint, types, layers, generated code

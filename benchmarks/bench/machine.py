@@ -1,0 +1,84 @@
+"""What a benchmark ran on, and which core runs what."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+from collections.abc import Generator
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("torch", "transformers", "fastapi", "uvicorn", "grpcio", "mosec", "litserve")
+
+
+def describe() -> dict[str, Any]:
+    """Date, commit, machine and versions, as they stand beside every table."""
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": _commit(),
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "load_at_start": round(os.getloadavg()[0], 2),
+        "compute_threads": int(os.environ.get("OMP_NUM_THREADS", "0")) or None,
+        "server_core": sorted(server_cores()),
+        "load_core": sorted(load_cores()),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def version(package: str) -> str | None:
+    """The installed version, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def server_cores() -> set[int]:
+    """The core that servers (and everything else that computes) run on."""
+    return {min(os.sched_getaffinity(0) | _all_cores)}
+
+
+def load_cores() -> set[int]:
+    """The core of the load generators; with one core in all, the same."""
+    return {max(os.sched_getaffinity(0) | _all_cores)}
+
+
+@contextlib.contextmanager
+def on(cores: set[int]) -> Generator[None, None, None]:
+    """Run on these cores for a while; what is started meanwhile stays on them."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+_all_cores = frozenset(os.sched_getaffinity(0))
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "--short=10", "HEAD") or "unknown"
+    return f"{commit} with changes" if git("status", "--porcelain", "-uno") else commit
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
