@@ -192,7 +192,7 @@ def _tidy(
 
 
 def _load(settings: Settings) -> Backbone:
-    return load_backbone(
+    backbone = load_backbone(
         settings.model,
         head_file=settings.head,
         device=settings.device,
@@ -201,6 +201,16 @@ def _load(settings: Settings) -> Backbone:
         trust_remote_code=settings.trust_remote_code,
         say=logger.info,
     )
+    if settings.compile:
+        logger.info("compiling the backbone; this takes minutes")
+        try:
+            backbone.compile()
+        except Exception as error:  # the compiler's own, of many kinds: a C compiler is missing, …
+            first = str(error).strip().partition("\n")[0]
+            raise StartError(
+                f"cannot compile the backbone ({first}): start without --compile"
+            ) from error
+    return backbone
 
 
 class _HttpServer(uvicorn.Server):

@@ -92,6 +92,11 @@ class Settings(BaseSettings):
         description="every sample alone and unpadded: the same reward bit for bit in whatever "
         "batch; slower",
     )
+    compile: bool = Field(
+        default=False,
+        description="compile the backbone (torch.compile) before the server is ready: minutes at "
+        "the start, for a faster forward pass on a GPU",
+    )
     threads: int | None = Field(
         default=None,
         ge=1,

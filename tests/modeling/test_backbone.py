@@ -218,3 +218,22 @@ def test_a_giant_text_is_refused_without_being_tokenized(reward_model, monkeypat
         with pytest.raises(TextError) as caught:
             text.pair("p", "hello world " * 100_000, raw=raw)
         assert caught.value.fault == TextFault.TOO_LONG
+
+
+def test_a_compiled_backbone_serves_every_batch_with_three_programs(reward_model):
+    """By dynamo alone: whether it recompiles does not depend on what makes the machine code."""
+    from torch._dynamo.utils import counters
+
+    backbone = load_backbone(str(reward_model))
+    batches = [[[1] * 12], [[1] * 30] * 4, [[1] * 17, [2] * 16, [3]], [[5] * 40, [6] * 7]]
+    plain = [[one.rte_R for one in backbone.encode(batch)] for batch in batches]
+    fingerprint = backbone.compute_fingerprint()
+    before = counters["stats"]["unique_graphs"]
+    backbone.compile(backend="eager")
+    made = counters["stats"]["unique_graphs"]
+    assert made - before == 3
+    for batch, expected in zip(batches, plain, strict=True):
+        for ours, theirs in zip(backbone.encode(batch), expected, strict=True):
+            assert torch.allclose(ours.rte_R, theirs, atol=1e-6)
+    assert counters["stats"]["unique_graphs"] == made
+    assert backbone.compute_fingerprint() == fingerprint

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,8 +61,23 @@ class Backbone:
         self.bias = None if bias is None else bias.detach().float().reshape(()).to(device)
         self._config = config
         self._model = model.requires_grad_(False).eval().to(device)
+        self._forward: Callable[..., Any] = self._model
         self.width_R = int(self.weight_R.shape[0])
         self.fingerprint = self.compute_fingerprint()
+
+    def compile(self, backend: str = "inductor") -> None:
+        """Compile the forward pass, and warm it up: minutes, once a process.
+
+        Shapes are dynamic, so three programs serve all batches: one text, several of one length,
+        and several padded. They are made here, not while a caller waits. (A text of one token
+        would make a fourth.)
+
+        Args:
+            backend: of torch.compile.
+        """
+        self._forward = torch.compile(self._model, dynamic=True, backend=backend)
+        for lengths in ((8,), (9, 9), (9, 5)):
+            self.encode([[0] * length for length in lengths])
 
     def vanilla(self, rte_NR: Tensor) -> Tensor:
         """The frozen model's own rewards, w₀·H_last + b₀."""
@@ -90,7 +105,7 @@ class Backbone:
             ids_NS[row, : len(ids)] = torch.tensor(ids)
             mask_NS[row, : len(ids)] = 1
         padded = min(lengths) < longest
-        out = self._model(
+        out = self._forward(
             input_ids=ids_NS.to(self.device),
             # Without padding, causal attention needs no mask and takes its faster kernel.
             attention_mask=mask_NS.to(self.device) if padded else None,
