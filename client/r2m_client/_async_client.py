@@ -168,9 +168,18 @@ class AsyncClient(AsyncLabelMethods, Settings):
             )
         )
 
-    def score_stream(self, *, run: str | None = None, head: int | str = "live") -> AsyncScoreStream:
+    def score_stream(
+        self,
+        *,
+        run: str | None = None,
+        head: int | str = "live",
+        step: int | None = None,
+        branch: str | None = None,
+    ) -> AsyncScoreStream:
         """See `Client.score_stream`; not awaited: `async with client.score_stream(...)`."""
-        call = _calls.score((), run=run, head=head, wire_dtype=self._wire_dtype)
+        call = _calls.score(
+            (), run=run, head=head, step=step, branch=branch, wire_dtype=self._wire_dtype
+        )
         return self._transport.score_stream(call, self._opening(self._sleep))
 
     async def align(

@@ -233,7 +233,14 @@ class Client(LabelMethods, Settings):
             )
         )
 
-    def score_stream(self, *, run: str | None = None, head: int | str = "live") -> ScoreStream:
+    def score_stream(
+        self,
+        *,
+        run: str | None = None,
+        head: int | str = "live",
+        step: int | None = None,
+        branch: str | None = None,
+    ) -> ScoreStream:
         """A stream for rollouts as they finish: see `ScoreStream`. Over gRPC only.
 
         Its head is resolved once, when it opens; an align meanwhile changes nothing in it.
@@ -241,12 +248,16 @@ class Client(LabelMethods, Settings):
         Args:
             run: whose head; None: the frozen reward model's own rewards.
             head: a number, `live`, or another alias of the run.
+            step: instead of a head: the one that scores this step of the branch.
+            branch: of the step; None: the run's current one.
 
         Raises:
             ValueError: the client speaks HTTP: use a grpc:// URL, or `score` sample by sample.
             NotFound: when it opens: no such run or head.
         """
-        call = _calls.score((), run=run, head=head, wire_dtype=self._wire_dtype)
+        call = _calls.score(
+            (), run=run, head=head, step=step, branch=branch, wire_dtype=self._wire_dtype
+        )
         return self._transport.score_stream(call, self._opening(self._sleep))
 
     def align(

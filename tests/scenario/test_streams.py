@@ -18,6 +18,7 @@ from r2m_client import (
     DeadlineError,
     NotFound,
     Sample,
+    StepOutOfOrder,
     StreamFailed,
 )
 from r2m_service.transports.grpc import streams
@@ -117,6 +118,20 @@ def test_opened_names_the_head(client, run):
         assert {next(stream).reward for _ in batch} == set(unary.rewards)
 
 
+def test_a_step_names_the_head_of_the_stream(client, run):
+    batch = rollouts(3)
+    for step, head in ((1, 0), (2, 1), (3, 2)):
+        with client.score_stream(run=run, step=step, branch="main") as stream:
+            assert stream.opened.head == head
+        found = answers(client, batch, run=run, step=step)
+        unary = client.score(batch, run=run, step=step)
+        assert [found[s.id].reward for s in batch] == unary.rewards
+    with pytest.raises(StepOutOfOrder), client.score_stream(run=run, step=4):
+        pass
+    with pytest.raises(ValueError, match="of which run"):
+        client.score_stream(step=1)
+
+
 def test_without_a_run(client):
     batch = [Sample(s.id, s.prompt, s.response) for s in rollouts(5)]
     found = answers(client, batch)
@@ -124,7 +139,7 @@ def test_without_a_run(client):
     assert [found[s.id].vanilla_reward for s in batch] == [s.vanilla_reward for s in unary.scores]
 
 
-def test_a_head_swap_changes_nothing_in_an_open_stream(server, client):
+def test_a_head_swap_changes_nothing_in_an_open_stream(client):
     batch, run = rollouts(8, seed=3), "swapped"
     client.create_run(run, policy_hidden_size=WIDTH_P, method=METHOD)
     before = client.score(batch, run=run)
@@ -193,6 +208,8 @@ def test_asyncio(server, run):
             client.score_stream(run=run) as stream,
         ):
             assert stream.opened.head == 2
+            async with client.score_stream(run=run, step=2) as earlier:
+                assert earlier.opened.head == 1
 
             async def produce():
                 await asyncio.gather(*(stream.send(sample) for sample in batch))
@@ -218,13 +235,19 @@ def test_a_samples_error_does_not_end_the_stream(client, run):
         "wide": (Sample("wide", "p", "r", states(1, width=WIDTH_P + 1)), "feedback_width"),
         "nan": (Sample("nan", "p", "r", np.full((2, WIDTH_P), np.nan)), "feedback_not_finite"),
         "empty": (Sample("empty", "", "r", states(1)), "text_empty"),
-        "huge": (Sample("huge", "p", "r", states(1, tokens=700)), "too_large"),
         "long": (Sample("long", "p", "r " * 500, states(1)), "text_too_long"),
     }
     good = rollouts(3)
     found = answers(client, [good[0], *(s for s, _ in bad.values()), *good[1:]], run=run)
     assert {name: found[name].error.code for name in bad} == {n: c for n, (_, c) in bad.items()}
     assert [found[s.id].reward for s in good] == client.score(good, run=run).rewards
+
+
+def test_a_sample_beyond_the_bound_is_refused_alone(client, run):
+    good = rollouts(1)[0]
+    found = answers(client, [Sample("huge", "p", "r", states(1, tokens=700)), good], run=run)
+    assert found["huge"].error.code == "too_large"
+    assert found[good.id].reward == client.score([good], run=run).rewards[0]
 
 
 def test_what_is_refused_before_anything_is_sent(client, run):
