@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import typing
 
 from api_blocks import PAGE
 
@@ -24,8 +25,10 @@ from r2m_service.application.contract import (
     ScoreRequest,
     UpdateRunRequest,
 )
+from r2m_service.application.contract.scoring import AlignAnswer
 from r2m_service.application.heads import ALIAS
 from r2m_service.domain.method import MAX_WIDTH
+from r2m_service.domain.runs import ChangeKind
 from r2m_service.settings import Settings
 from r2m_service.transports.grpc.uploads import MAX_CHUNK_BYTES
 from r2m_service.transports.http.app import build_app
@@ -57,6 +60,16 @@ def test_every_code_that_the_page_names_is_one():
     named = set(likely.findall(TEXT))
     assert len(named) > 10
     assert named - {"too_few"} <= codes  # that one is a reason why a group is skipped
+
+
+def test_the_verdicts_are_those_of_the_contract():
+    verdicts = typing.get_args(AlignAnswer.model_fields["verdict"].annotation)
+    assert [row[0] for row in table("Align", "verdict")] == [f"`{one}`" for one in verdicts]
+
+
+def test_the_changes_are_those_of_the_domain():
+    sentence = TEXT.split("`what` is ")[1].split(". ")[0]
+    assert set(re.findall(r"`(\w+)`", sentence)) == set(typing.get_args(ChangeKind))
 
 
 def bound(model, field, name):
