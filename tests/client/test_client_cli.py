@@ -2,19 +2,24 @@
 
 import hashlib
 import json
+import sys
 from dataclasses import asdict
 from importlib.metadata import EntryPoint
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from client_servers import HEAD, RUN, WEIGHTS, Refuse
+from safetensors.numpy import save_file
 
 import r2m_client.cli as cli
 from r2m.errors import Code, Problem
 from r2m_client import HeadInfo
 from r2m_client._reading import read
+from r2m_client.cli._common import Progress
 from r2m_client.cli._lineage import draw
+from r2m_client.cli._texts import pairs
 
 
 @pytest.fixture
@@ -127,6 +132,28 @@ def test_runs_as_json(r2m):
         "origin_step": None,
         "reason": None,
     }
+
+
+def test_one_run_at_large(r2m, script):
+    lines = r2m("runs", "tldr").stdout.splitlines()
+    shown = dict(line.split(None, 1) for line in lines[: lines.index("")])
+    assert (shown["run"], shown["next_step"]) == ("tldr", "3")
+    assert shown["method.profile"] == "guarded"
+    assert "branches" not in shown
+    branch = {
+        **RUN["branches"][0], "branch": "b1", "origin_branch": "main", "origin_head": 1,
+        "origin_step": 2, "reason": "resumed",
+    }  # fmt: skip
+    script.steps.append({**RUN, "branches": [RUN["branches"][0], branch], "frozen": "tea"})
+    again = r2m("runs", "tldr").stdout
+    assert "frozen                             tea\n" in again
+    table = again.split("\n\n")[1].splitlines()
+    assert [line.split() for line in table] == [
+        ["BRANCH", "STEP", "HEAD", "FROM", "REASON"],
+        ["main", "2", "1", "-"],
+        ["b1", "2", "1", "head", "1,", "step", "2", "of", "main", "resumed"],
+    ]
+    assert json.loads(r2m("runs", "tldr", "--json").stdout)["next_step"] == 3
 
 
 def test_no_runs(r2m, script):
@@ -318,6 +345,14 @@ def test_samples_without_a_reward(r2m, script):
         ('{"prompt": "p"}', "line 1 has no string 'response'"),
         ('{"prompt": 1, "response": "r"}', "line 1 has no string 'prompt'"),
         ('{"prompt": "p", "response": "r", "colour": 1}', "line 1: 'colour' is not one of"),
+        ('{"id": [], "prompt": "p", "response": "r"}', "line 1: 'id' is a string"),
+        ('{"id": true, "prompt": "p", "response": "r"}', "line 1: 'id' is a string"),
+        ('{"prompt": "p", "response": "r", "group": 3}', "line 1 has no string 'group'"),
+        ('{"messages": "hi"}', "line 1 has no list 'messages'"),
+        ('{"messages": ["hi"]}', "line 1: 'messages' is a list of turns, which are objects"),
+        ('{"messages": [], "tools": "f"}', "line 1 has no list 'tools'"),
+        ('{"token_ids": 7}', "line 1 has no list 'token_ids'"),
+        ('{"token_ids": [1, true]}', "line 1: 'token_ids' are whole numbers"),
     ],
 )
 def test_lines_that_are_no_samples(r2m, script, line, words):
@@ -332,3 +367,69 @@ def test_no_lines(r2m, script):
     result = r2m("score", input="")
     assert (result.exit_code, result.stdout) == (0, "")
     assert not script.seen
+
+
+def test_every_form_of_text(r2m, script):
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "you"}]
+    lines = [
+        {"id": 17, "messages": turns, "tools": [{"name": "f"}], "finish_reason": "stop"},
+        {"id": "ids", "token_ids": [1, 2], "group": "g"},
+        {"prompt": "p", "response": "r"},
+    ]
+    result = r2m("score", "--raw", input="\n".join(map(json.dumps, lines)))
+    assert result.exit_code == 0, result.stderr
+    assert script.seen[0].request["samples"] == [
+        {"id": "17", "format": "chat", "finish_reason": "stop", "messages": turns,
+         "tools": '[{"name": "f"}]'},
+        {"id": "ids", "format": "chat", "token_ids": [1, 2], "group": "g"},
+        {"id": "3", "format": "raw", "prompt": "p", "response": "r"},
+    ]  # fmt: skip
+
+
+def test_a_line_out_says_what_was_cut(r2m, script):
+    score = {"id": "1", "vanilla_reward": 1.5, "tokens": 8, "truncated": 3, "finish_reason": "x"}
+    script.steps.append({"fingerprint": "f", "scores": [score]})
+    result = r2m("score", input='{"prompt":"p","response":"r"}')
+    assert lines_of(result) == [score]
+
+
+def test_states_go_along(r2m, script, tmp_path):
+    file = tmp_path / "states.safetensors"
+    save_file({"1": np.ones((2, 3), np.float32)}, file)
+    line = '{"prompt":"p","response":"r"}\n'
+    assert r2m("score", "--run", "tldr", "--states", str(file), input=line).exit_code == 0
+    assert script.seen[0].tensors == {"1": np.ones(6, np.float32).tobytes()}
+    result = r2m("score", "--run", "tldr", "--states", str(file), input=2 * line)
+    assert result.stderr == "Error: line 2: the states hold no tensor 2\n"
+    missing = r2m("score", "--run", "tldr", "--states", str(tmp_path / "no"), input=line)
+    assert "cannot read" in missing.stderr
+
+
+def test_progress_is_for_people_who_look_at_it_alone(capsys, monkeypatch):
+    for errors, output, shown in ((True, False, True), (True, True, False), (False, False, False)):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda seen=errors: seen)
+        monkeypatch.setattr(sys.stdout, "isatty", lambda seen=output: seen)
+        with Progress() as progress:
+            progress.show("1 scored")
+            progress.show("2 scored")
+        assert capsys.readouterr() == ("", "\r1 scored\r2 scored\n" if shown else "")
+
+
+def test_pairs_of_conversations():
+    before = [{"role": "user", "content": "hi"}]
+    good, bad = ([{"role": "assistant", "content": text}] for text in ("you", "no"))
+    tools = [{"name": "f"}]
+    lines = [
+        {"id": 3, "prompt": before, "chosen": good, "rejected": bad, "tools": tools},
+        {"chosen": [*before, *good], "rejected": [*before, *bad]},
+        {"prompt": "hi", "chosen": "you", "rejected": "no", "format": "raw"},
+    ]
+    first, second, third = pairs(map(json.dumps, lines), {})
+    assert [first.id, second.id, third.rejected.id] == ["3", "2", "3/rejected"]
+    assert (first.chosen.messages, first.rejected.tools) == ([*before, *good], tools)
+    assert (second.rejected.messages, second.rejected.tools) == ([*before, *bad], None)
+    assert (third.chosen.prompt, third.rejected.response) == ("hi", "no")
+    assert {third.chosen.format, third.rejected.format} == {"raw"}
+    for wrong in ({"prompt": "hi", "chosen": good}, {"chosen": [1]}, {"prompt": "hi", "chosen": 1}):
+        with pytest.raises(ValueError, match="line 1"):
+            list(pairs([json.dumps({"rejected": bad, **wrong})], {}))

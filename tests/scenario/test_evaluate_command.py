@@ -83,6 +83,43 @@ def test_what_cannot_be_judged_is_told(r2m, run, held):
     assert "cannot read" in r2m("evaluate", run, "--states", "/nowhere", input=lines()).stderr
 
 
+def test_conversations_are_judged_as_their_texts_are(r2m, run, held):
+    def turns(line):
+        return {
+            "prompt": [{"role": "user", "content": line["prompt"]}],
+            **{
+                side: [{"role": "assistant", "content": line[side]}]
+                for side in ("chosen", "rejected")
+            },
+        }
+
+    talks = "".join(json.dumps(turns(json.loads(line))) + "\n" for line in lines().splitlines())
+    asked = ("evaluate", run, "--states", held, "--json")
+    told = r2m(*asked, input=talks)
+    assert told.exit_code == 0, told.stderr
+    assert json.loads(told.stdout) == json.loads(r2m(*asked, input=lines()).stdout)
+
+
+def test_texts_in_every_form_are_scored_with_their_states(r2m, run, tmp_path):
+    rows = [
+        {"prompt": PROMPTS[0], "response": RESPONSES[0]},
+        {"messages": [{"role": "user", "content": PROMPTS[0]},
+                      {"role": "assistant", "content": RESPONSES[0]}]},
+        {"token_ids": [7] * 900, "finish_reason": "length"},
+    ]  # fmt: skip
+    save_file({str(n + 1): states(5) for n in range(3)}, tmp_path / "s.safetensors")
+    result = r2m(
+        "score", "--run", run, "--states", str(tmp_path / "s.safetensors"),
+        input="\n".join(map(json.dumps, rows)),
+    )  # fmt: skip
+    assert result.exit_code == 1
+    pair, talk, long = map(json.loads, result.stdout.splitlines())
+    assert pair["reward"] == pytest.approx(talk["reward"], abs=1e-6)
+    assert (pair["head"], pair["tokens"]) == (3, talk["tokens"])
+    assert pair["states"] == len(states(5))
+    assert long["error"]["code"] == "text_too_long"
+
+
 def test_heads_diff(r2m, run):
     result = r2m("heads", "diff", run, "0", "2")
     assert result.exit_code == 0, result.stderr

@@ -103,7 +103,8 @@ Examples:
 def main() -> None:
     """R2M Serve: reward models that learn with the policy.
 
-    Every command but `serve` talks to a running server, named by --url or the variable R2M_URL.
+    Commands that ask a server find it by --url or the variable R2M_URL. config, doctor, replay and
+    serve work on the machine at hand, and need the service installed.
     """
 
 

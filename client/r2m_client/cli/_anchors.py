@@ -7,17 +7,11 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from r2m_client._samples import Pair, Sample
 from r2m_client.cli._common import connected, json_option, server_options, show_json
-from r2m_client.cli._jsonl import objects
+from r2m_client.cli._texts import pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from r2m_client._label_results import AnchorsInfo
-
-KEYS = ("id", "prompt", "chosen", "rejected", "format")
-
 
 EXAMPLES = """\b
 Examples:
@@ -40,10 +34,11 @@ def put(run: str, file: TextIO, reason: str | None, url: str, timeout: float) ->
     """Make the pairs of FILE, or standard input, the ones that judge RUN's candidates.
 
     A line: {"prompt": "...", "chosen": "...", "rejected": "...", "id"?: "...", "format"?: "chat"
-    or "raw"}. The whole set: it replaces the one before.
+    or "raw"}; or lists of turns, as `r2m evaluate` takes them. The whole set: it replaces the one
+    before.
     """
     with connected(url, timeout) as client:
-        _show(client.put_anchors(run, _pairs(file), reason=reason))
+        _show(client.put_anchors(run, pairs(file, {}), reason=reason))
 
 
 @anchors.command()
@@ -66,17 +61,3 @@ def _show(found: AnchorsInfo) -> None:
         f"set {found.set} of {found.run}: {found.pairs} pairs, {found.looks} looks so far, "
         f"due at step {due}"
     )
-
-
-def _pairs(file: TextIO) -> Iterator[Pair]:
-    for number, values in objects(file, KEYS):
-        for key in ("prompt", "chosen", "rejected"):
-            if not isinstance(values.get(key), str):
-                raise ValueError(f"line {number} has no string {key!r}")
-        name = str(values.get("id", number))
-        form = values.get("format", "chat")
-        yield Pair(
-            name,
-            Sample(f"{name}/chosen", values["prompt"], values["chosen"], format=form),
-            Sample(f"{name}/rejected", values["prompt"], values["rejected"], format=form),
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -46,6 +47,30 @@ def connected(url: str, timeout: float) -> Generator[Client]:
             yield client
     except (R2MError, ValueError) as error:
         raise click.ClickException(" ".join(str(error).split())) from None
+
+
+class Progress:
+    """One line on standard error that is written over, where only a person looks at it.
+
+    Silent where standard error is no terminal, or standard output is the same one.
+    """
+
+    def __init__(self) -> None:
+        self._watched = sys.stderr.isatty() and not sys.stdout.isatty()
+        self._shown = False
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            click.echo(err=True)
+
+    def show(self, words: str) -> None:
+        """Write over what was there."""
+        if self._watched:
+            self._shown = True
+            click.echo(f"\r{words}", err=True, nl=False)
 
 
 def show_json(value: object) -> None:

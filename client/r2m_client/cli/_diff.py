@@ -50,16 +50,17 @@ def _updates(count: int) -> str:
 def facts(a: HeadInfo, b: HeadInfo) -> list[tuple[str, Any, Any]]:
     """What the registry says of both, where it differs; numbers of their aligns too."""
     rows = [(name, getattr(a, name), getattr(b, name)) for name in FACTS]
-    ours, theirs = _flat(a.metrics), _flat(b.metrics)
+    ours, theirs = flat(a.metrics), flat(b.metrics)
     rows += [(name, ours.get(name), theirs.get(name)) for name in sorted({*ours, *theirs})]
     return [row for row in rows if row[1] != row[2]]
 
 
-def _flat(metrics: dict[str, Any], above: str = "") -> dict[str, Any]:
+def flat(metrics: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested values under dotted names."""
     found: dict[str, Any] = {}
     for name, value in metrics.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{above}{name}.")
+            found |= flat(value, f"{above}{name}.")
         else:
             found[f"{above}{name}"] = value
     return found

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
-from r2m_client._samples import Pair, Sample
+from r2m_client.cli import _texts
 from r2m_client.cli._common import connected, json_option, server_options, show_json, table
-from r2m_client.cli._jsonl import objects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from r2m_client._results import Accuracy
 
-KEYS = ("id", "prompt", "chosen", "rejected", "format")
 EXAMPLES = """\b
 Examples:
   r2m evaluate my-run pairs.jsonl --head live --head 0
@@ -55,11 +51,14 @@ def evaluate(
     """Accuracy of heads of RUN on the preference pairs of FILE, or of standard input.
 
     A line: {"prompt": "...", "chosen": "...", "rejected": "...", "id"?: "...", "format"?: "chat" or
-    "raw"}. All heads, and the frozen reward model, are judged on the same pairs; a pair that cannot
-    be scored is told and left out. Exit code 1 if there was one.
+    "raw"}. Or chosen and rejected are lists of turns; then prompt is a list of the turns before
+    them, or absent, and "tools" may be given.
+
+    All heads, and the frozen reward model, are judged on the same pairs; a pair that cannot be
+    scored is told and left out. Exit code 1 if there was one.
     """
     with connected(url, timeout) as client:
-        pairs = list(_pairs(file, _states(states)))
+        pairs = list(_texts.pairs(file, _texts.states(states)))
         if not pairs:
             raise click.ClickException("no pairs: a line is prompt, chosen and rejected, as JSON")
         click.echo(f"judging {len(pairs)} pairs", err=True)
@@ -98,27 +97,3 @@ def _row(name: str, one: Accuracy) -> tuple[str, ...]:
         shown(one.worse),
         shown(one.p_value, ".3f"),
     )
-
-
-def _states(file: str | None) -> dict[str, Any]:
-    if file is None:
-        return {}
-    from r2m_client.cli._tensors import read
-
-    return read(file)
-
-
-def _pairs(file: TextIO, states: dict[str, Any]) -> Iterator[Pair]:
-    for number, values in objects(file, KEYS):
-        for key in ("prompt", "chosen", "rejected"):
-            if not isinstance(values.get(key), str):
-                raise ValueError(f"line {number} has no string {key!r}")
-        name = str(values.get("id", number))
-        form = values.get("format", "chat")
-        sides: list[Sample] = []
-        for side in ("chosen", "rejected"):
-            held = states.get(f"{name}/{side}")
-            if states and held is None:
-                raise ValueError(f"line {number}: the states hold no tensor {name}/{side}")
-            sides.append(Sample(f"{name}/{side}", values["prompt"], values[side], held, form))
-        yield Pair(name, *sides)

@@ -1,4 +1,4 @@
-"""`r2m runs`: what runs there are."""
+"""`r2m runs`: what runs there are, and one of them at large."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ from typing import TYPE_CHECKING
 import click
 
 from r2m_client.cli._common import connected, json_option, server_options, show_json, table
+from r2m_client.cli._diff import flat
 
 if TYPE_CHECKING:
     from r2m_client._results import RunInfo
 
 
 @click.command()
+@click.argument("run", required=False)
 @server_options
 @json_option
-def runs(url: str, timeout: float, *, as_json: bool) -> None:
-    """List the runs of a server; DISK is what their kept heads take there."""
+def runs(run: str | None, url: str, timeout: float, *, as_json: bool) -> None:
+    """List the runs of a server, or show all of RUN: settings, branches, usage, live numbers.
+
+    DISK is what a run's kept heads take on the server.
+    """
     with connected(url, timeout) as client:
+        if run is not None:
+            _show(client.run(run), as_json=as_json)
+            return
         found = client.runs()
     if as_json:
         show_json([asdict(run) for run in found])
@@ -41,6 +49,32 @@ def runs(url: str, timeout: float, *, as_json: bool) -> None:
         for run in found
     ]
     header = ("RUN", "BRANCH", "STEP", "HEAD", "FEEDBACK", "WIDTH", "PROFILE", "DISK", "CREATED")
+    click.echo(table(header, rows))
+
+
+def _show(run: RunInfo, *, as_json: bool) -> None:
+    values = asdict(run)
+    if as_json:
+        show_json(values)
+        return
+    branches = values.pop("branches")
+    for name, value in flat(values).items():
+        if value not in (None, "", {}):
+            click.echo(f"{name:34} {value}")
+    click.echo()
+    header = ("BRANCH", "STEP", "HEAD", "FROM", "REASON")
+    rows = [
+        (
+            one["branch"],
+            str(one["step"]),
+            str(one["head"]),
+            "-"
+            if one["origin_branch"] is None
+            else f"head {one['origin_head']}, step {one['origin_step']} of {one['origin_branch']}",
+            one["reason"] or "",
+        )
+        for one in branches
+    ]
     click.echo(table(header, rows))
 
 
