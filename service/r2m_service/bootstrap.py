@@ -44,6 +44,9 @@ logger = logging.getLogger("r2m")
 MAX_GRPC_CALLS = 256
 """gRPC reads a message before anybody can count its bytes: this bounds how many."""
 
+MAX_HEAD_BYTES = 64 << 10
+"""An HTTP request's line and headers, which are read before anybody can ask how long they are."""
+
 
 class StartError(RuntimeError):
     """Why the server cannot start, in one line that names the way out."""
@@ -226,6 +229,9 @@ async def run(settings: Settings, *, announce: Callable[[str], None]) -> None:
             lifespan="off",
             log_config=None,
             access_log=False,
+            # Not what is installed: httptools, its other choice, bounds no head.
+            http="h11",
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
         )
     )

@@ -86,7 +86,8 @@ def only(*values):
 
 
 def size(count):
-    unit, name = (1 << 30, "GiB") if count >= 1 << 30 else (1 << 20, "MiB")
+    units = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
+    name, unit = next((name, unit) for name, unit in units.items() if count >= unit)
     assert count % unit == 0
     return f"{count // unit} {name}"
 
@@ -117,6 +118,7 @@ def test_the_limits_are_those_of_the_code():
     assert {row[0]: row[1] for row in table("Limits", "what")} == {
         "body of an HTTP request; a gRPC message": body,
         "hidden states of one AlignStream, or of one sample of a ScoreStream": body,
+        "head of an HTTP request, with all its headers": size(bootstrap.MAX_HEAD_BYTES),
         "all requests in memory at once": size(default["inflight_bytes"]),
         "pairs of an anchor set": f"{bound(AnchorsRequest, 'pairs', 'maxItems'):,}",
         "labels of a call": f"{bound(LabelsRequest, 'labels', 'maxItems'):,}",

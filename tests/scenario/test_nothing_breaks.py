@@ -159,6 +159,21 @@ def headers_that_lie(server, tiny, giants):
         assert found == status, answer
 
 
+def heads_without_end(server, tiny, giants):
+    """Headers and no body: the connection is over long before they are as long as a body may be."""
+    for line in (b"x: " + b"a" * (1 << 16), b"x: a\r\n" * 10_000):
+        sent = 0
+        with (
+            socket.create_connection(address(server), timeout=10) as one,
+            contextlib.suppress(ConnectionError),
+        ):
+            one.sendall(b"GET /v1/server HTTP/1.1\r\nHost: r2m\r\n")
+            while sent < 32 << 20:
+                one.sendall(line)
+                sent += len(line)
+        assert sent < 32 << 20
+
+
 def exchanged(server, request):
     """Status and JSON of an answer to bytes."""
     with socket.create_connection(address(server), timeout=10) as one:
@@ -201,6 +216,7 @@ SCENES = [
     ten_giants,
     clients_that_vanish,
     headers_that_lie,
+    heads_without_end,
     slow_ones,
 ]
 
