@@ -42,7 +42,8 @@ class Process:
         )  # fmt: skip
 
     def wait_ready(self):
-        deadline = time.monotonic() + 60
+        # Long: it loads torch and the model, maybe on a machine that fuzzes on every core.
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.process.stdout.read()
             with (
