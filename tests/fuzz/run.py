@@ -133,7 +133,8 @@ class Hunt:
             code = self._called(
                 ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "900",
                  f"--hypothesis-seed={turns}{int(time.time())}",
-                 str(HERE / "test_fuzz_streams.py"), str(HERE / "test_fuzz_wire.py")],
+                 str(HERE / "test_fuzz_streams.py"), str(HERE / "test_fuzz_wire.py"),
+                 str(HERE / "test_fuzz_wire_calls.py")],
                 log, seconds + 900, HYPOTHESIS_PROFILE="fuzz",
             )  # fmt: skip
         part.ok, part.done = code == 0, f"{turns} turns" + (f", see {log}" if code else "")
