@@ -36,6 +36,9 @@ TARGETS = (
 ROUND_SECONDS = 14
 """What a round of test_nothing_breaks takes on two cores."""
 
+START_SECONDS = 600
+"""What starting may take on a busy machine: torch is read, and every decoder instrumented."""
+
 
 @dataclass
 class Part:
@@ -107,7 +110,7 @@ class Hunt:
                 f"-artifact_prefix={self._out / target}-",
                 str(grown), str(HERE / "corpus" / target),
             ],
-            log, seconds + 120,
+            log, seconds + START_SECONDS,
         )  # fmt: skip
         text = log.read_text(errors="replace")
         runs = re.findall(r"number_of_executed_units: (\d+)", text)
