@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 import r2m_client.cli as cli
 from r2m.errors import Code, Problem
-from r2m_client import HeadInfo
+from r2m_client import Client, HeadInfo
 from r2m_client._reading import read
 from r2m_client.cli._common import Progress
 from r2m_client.cli._lineage import draw
@@ -171,8 +171,9 @@ def test_errors_are_one_line(r2m, script):
 
 
 @pytest.mark.parametrize("url", ["nonsense", "http://127.0.0.1:1"])
-def test_a_server_that_is_not_there(r2m, url):
-    result = r2m("runs", "--url", url, "--timeout", "0.05")
+def test_a_server_that_is_not_there(r2m, url, monkeypatch):
+    monkeypatch.setattr(Client, "_sleep", staticmethod(lambda pause: None))
+    result = r2m("runs", "--url", url)
     assert result.exit_code == 1
     assert url in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1

@@ -1,5 +1,6 @@
 """What a client writes is what the service reads, and back, in every encoding; no field is lost."""
 
+import base64
 import dataclasses
 import json
 import types
@@ -15,7 +16,7 @@ from r2m.v1 import r2m_pb2 as pb
 from r2m_client import _label_results, _results
 from r2m_client._calls import align, score
 from r2m_client._grpc_wire import _attach, _fill, to_json
-from r2m_client._reading import read
+from r2m_client._reading import read, read_list
 from r2m_client._safetensors import safetensors_pieces
 from r2m_client._samples import AnchorStates, Group, Kept, Sample
 from r2m_service.application import contract
@@ -176,7 +177,12 @@ more = {
     "tokens": st.none() | st.integers(0, 2**31),
 }
 turns = st.fixed_dictionaries(
-    {"role": texts, "content": texts}, optional={"name": texts, "tool_call_id": texts}
+    {"role": texts, "content": texts},
+    optional={
+        "name": texts,
+        "tool_call_id": texts,
+        "tool_calls": texts | st.lists(st.fixed_dictionaries({"type": texts}), max_size=2),
+    },
 )
 forms = st.one_of(
     st.builds(Sample, names, texts, texts, format=st.sampled_from(["chat", "raw"]), **more),
@@ -191,7 +197,6 @@ def arrivals(call, model, message):
     """The request as the service reads it: JSON with base64, safetensors, protobuf."""
     body = json.loads(json.dumps(call.body))
     plain = json.loads(json.dumps(call.body))
-    base64 = __import__("base64")
     held = {tensor.name: tensor.value for tensor in call.tensors}
 
     def fill(value):
@@ -209,7 +214,8 @@ def arrivals(call, model, message):
     _fill(message, {**call.names, **body})
     _attach(call, message)
     over_grpc = to_value(decode(type(message), message.SerializeToString()))
-    over_grpc.pop("run", None)
+    for name in {"run", *call.names} - body.keys():
+        over_grpc.pop(name, None)
     over_grpc = {key: value for key, value in over_grpc.items() if value != "" or key != "head"}
     file = b"".join(safetensors_pieces(call.body, call.tensors)) if call.tensors else None
     found = [parse_json(model, json.dumps(plain).encode()), parse(model, over_grpc)]
@@ -318,6 +324,31 @@ def test_an_answer_is_read_alike_from_both_transports(name):
         assert _plain(over_http) == _plain(over_grpc)
 
     same()
+
+
+LISTS = {
+    "ListRunsResponse": (_results.RunInfo, "runs"),
+    "ListHeadsResponse": (_results.HeadInfo, "heads"),
+    "ListChangesResponse": (_results.Change, "changes"),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_is_read_alike_from_both_transports(name):
+    (kind, key), message = LISTS[name], getattr(pb, name)
+
+    @given(built(ANSWERS[name]))
+    def same(answer):
+        over_http = read_list(kind, json.loads(answer.model_dump_json(exclude_none=True)), key)
+        over_grpc = read_list(kind, to_json(message.FromString(to_bytes(answer, message))), key)
+        assert len(over_http) == len(getattr(answer, key))
+        assert _plain(over_http) == _plain(over_grpc)
+
+    same()
+
+
+def test_every_answer_is_read():
+    assert {name for name in ANSWERS if ANSWERS[name] not in CLIENT} == LISTS.keys()
 
 
 def _plain(value):

@@ -165,7 +165,7 @@ def _link(paths: dict[str, Any]) -> None:
             name: f"$response.body#/{name}" for name in ("run", "head") if f"{{{name}}}" in path
         }
         for operation in methods.values():
-            if given and "{alias}" not in path:
+            if given:
                 name = operation["operationId"]
                 links[name] = {"operationId": name, "parameters": given}
     for status in ("200", "201"):
