@@ -1,6 +1,7 @@
 """Crashes, full disks, locked databases, backups: nothing acknowledged is lost, nothing is left."""
 
 import contextlib
+import datetime
 import errno
 import hashlib
 import itertools
@@ -11,7 +12,9 @@ import re
 import shutil
 import sqlite3
 import subprocess
+import sys
 import threading
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -20,7 +23,7 @@ from support.processes import serving
 from support.rollouts import WIDTH_P, groups, samples
 from support.serving import running
 
-from r2m_client import Client, ConnectError, Pair, Sample, ServerError, Unavailable
+from r2m_client import Client, ConnectError, Label, Pair, Sample, ServerError, Unavailable
 from r2m_service import bootstrap
 from r2m_service.cli import doctor
 from r2m_service.registry import folder as folder_module
@@ -207,6 +210,55 @@ def test_a_database_that_another_process_locks(opened, tmp_path, monkeypatch, ca
     with opened():
         assert len(files(state)) == len(before) + 2
     assert "cleared 2 files" in caplog.text
+
+
+# ---------------------------------------------------------------------- a clock that jumps
+
+
+def test_a_clock_that_jumps_decides_nothing(opened, monkeypatch, tmp_path):
+    """Years ahead, and back before the run was made: steps, heads, labels, files go by number."""
+    real = datetime.datetime
+    shift = [datetime.timedelta(0)]
+
+    class Jumping(real):
+        @classmethod
+        def now(cls, tz=None):
+            return real.now(tz) + shift[0]
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("r2m_service") and getattr(module, "datetime", None) is real:
+            monkeypatch.setattr(module, "datetime", Jumping)
+    method = {**METHOD, "audit_rate": 1.0, "judge_share": 0.0}
+    jumps = itertools.cycle([0, 4000, -4000, 365, -10])
+    with opened(**SOME) as server, Client(server.urls["http"], retries=0) as client:
+        for run in ("jumps", "calm"):
+            client.create_run(run, policy_hidden_size=WIDTH_P, method=method)
+        heads = {}
+        for run in ("jumps", "calm"):
+            for step in range(1, 13):
+                shift[0] = datetime.timedelta(days=next(jumps) if run == "jumps" else 0)
+                sent = [replace(one, group=f"s{step}") for one in samples(step, group=f"s{step}")]
+                scored = client.score(sent, run=run).scores
+                labels = [Label(id=one.id, grade=float(n)) for n, one in enumerate(scored)]
+                client.add_labels(run, labels)
+                assert client.align(run, step=step, groups=groups(step)).groups.replayed == step
+                server.parts.retention.settle()
+            heads[run] = client.heads(run)
+        ours, theirs = (
+            [(one.head, one.step, one.verdict, one.sha256, one.pruned) for one in heads[run]]
+            for run in ("jumps", "calm")
+        )
+        assert ours == theirs
+        answer = client.align("jumps", step=12, groups=groups(12))
+    # A start in the past, or in the future, clears nothing that a row needs.
+    for days in (-9000, 9000):
+        shift[0] = datetime.timedelta(days=days)
+        before = files(tmp_path / "state")
+        with opened(**SOME) as server, Client(server.urls["grpc"], retries=0) as client:
+            server.parts.retention.settle()
+            assert files(tmp_path / "state") == before
+            assert client.align("jumps", step=12, groups=groups(12)) == answer
+            assert {one.run for one in client.runs()} == {"jumps", "calm"}
 
 
 # ---------------------------------------------------------------------- files beside the heads

@@ -182,9 +182,15 @@ class SqlLabels(Transactions):
                 samples.c.run == run, samples.c.use == "train", samples.c.group.in_(names)
             )
             kept = [sample_of(row) for row in connection.execute(query).mappings()]
-            said = _labels_about(connection, run, [sample.id for sample in kept])
-        flat = [label for one in said.values() for label in one]
-        return kept, sorted(flat, key=lambda label: (label.at, label.sample, label.loser or ""))
+            # By number, and not by time: a clock may be set back.
+            query = (
+                select(labels)
+                .join(samples, (samples.c.run == labels.c.run) & (samples.c.id == labels.c.sample))
+                .where(labels.c.run == run, samples.c.use == "train", samples.c.group.in_(names))
+                .order_by(labels.c.number)
+            )
+            said = [label_of(row) for row in connection.execute(query).mappings()]
+        return kept, said
 
     def trained_among(self, run: str, prompts: Collection[str]) -> set[str]:
         """Those prompts whose labels were learnt from."""
