@@ -39,7 +39,7 @@ def engine(backbone, request):
 
 
 def source(data, *, omega=0.6, feedback="policy"):
-    return HeadSource(HeadKey(str(hash(data)), omega), feedback, lambda: data)
+    return HeadSource("r", HeadKey(str(hash(data)), omega), feedback, lambda: data)
 
 
 async def items(engine, seed, count):
@@ -162,7 +162,7 @@ def test_a_broken_head_file_fails_its_own_call(engine):
         def read():
             raise Problem(Code.HEAD_DAMAGED, "the file is cut off")
 
-        broken = HeadSource(HeadKey("broken", 0.6), "policy", read)
+        broken = HeadSource("r", HeadKey("broken", 0.6), "policy", read)
         batch = await items(engine, 1, 2)
         for _ in range(2):
             with pytest.raises(Problem, match="cut off"):

@@ -8,7 +8,8 @@ import pytest
 
 from r2m.errors import Code, Problem
 from r2m_service.engine.cache import BytesCache
-from r2m_service.engine.worker import DeviceWorker
+from r2m_service.engine.queue import Budgets
+from r2m_service.engine.worker import DeviceWorker, Job
 
 
 class Recorder:
@@ -24,12 +25,21 @@ class Recorder:
         self.batches.append(list(batch))
         if "boom" in batch:
             raise RuntimeError("no memory")
+        if "exit" in batch:
+            raise SystemExit
         return [f"{one}!" for one in batch]
 
 
-def with_worker(scenario, *, budget=100, most=8):
+class Worker(DeviceWorker):
+    """Takes (work, tokens) pairs."""
+
+    async def submit(self, work, *, flow="a"):
+        return await super().submit([Job(one, tokens) for one, tokens in work], flow=flow)
+
+
+def with_worker(scenario, *, budget=100, most=8, **more):
     recorder = Recorder()
-    worker = DeviceWorker(recorder, budget=budget, most=most)
+    worker = Worker(recorder, budgets=Budgets(budget, most, 1000), **more)
     worker.start()
     try:
         asyncio.run(scenario(worker, recorder))
@@ -40,7 +50,7 @@ def with_worker(scenario, *, budget=100, most=8):
 
 async def queued(worker, count):
     async with asyncio.timeout(5):
-        while len(worker._entries) < count:
+        while len(worker._queue) < count:
             await asyncio.sleep(0.001)
 
 
@@ -63,7 +73,7 @@ def test_budget_counts_padding_and_a_giant_goes_alone():
     async def scenario(worker, recorder):
         work = [("a", 10), ("b", 40), ("c", 40), ("giant", 500), ("d", 10)]
         assert await worker.submit(work) == ["a!", "b!", "c!", "giant!", "d!"]
-        assert recorder.batches == [["a", "b"], ["c"], ["giant"], ["d"]]
+        assert recorder.batches == [["a", "d"], ["b", "c"], ["giant"]]
 
     with_worker(scenario, budget=100)
 
@@ -158,6 +168,32 @@ def test_a_stopped_worker_says_not_ready():
         assert caught.value.code == Code.NOT_READY
 
     with_worker(scenario)
+
+
+@pytest.mark.parametrize("how", ["exit", "fatal"])
+def test_a_lost_device_tells_all_its_callers_and_takes_no_more(how):
+    async def scenario(worker, recorder):
+        recorder.gate.clear()
+        at_hand = asyncio.create_task(worker.submit([("exit" if how == "exit" else "boom", 1)]))
+        await asyncio.sleep(0.01)
+        behind = asyncio.create_task(worker.submit([("b", 1)], flow="b"))
+        turn = asyncio.create_task(worker.turn(lambda: 7))
+        await queued(worker, 1)
+        await asyncio.sleep(0.01)
+        recorder.gate.set()
+        for found in (*await at_hand, *await behind):
+            assert isinstance(found, Problem)
+            assert found.code is Code.COMPUTE_FAILED
+            assert found.row.retryable
+        with pytest.raises(Problem) as caught:
+            await turn
+        assert caught.value.code is Code.COMPUTE_FAILED
+        assert not worker.alive
+        with pytest.raises(Problem) as caught:
+            await worker.submit([("c", 1)])
+        assert caught.value.row.retryable
+
+    with_worker(scenario, fatal=lambda error: True)
 
 
 def test_cache_is_bounded_in_bytes_and_drops_the_oldest():

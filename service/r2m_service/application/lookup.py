@@ -165,6 +165,7 @@ async def head_after(registry: Registry, state: RunState, name: str, step: int) 
 def head_source(registry: Registry, blobs: Blobs, run: Run, head: Head) -> HeadSource:
     """How the engine gets a version's weights."""
     return HeadSource(
+        run=run.name,
         key=HeadKey(head.weights.sha256, head.omega),
         feedback=run.feedback,
         read=lambda: read_file(registry, blobs, run.name, head, head.weights),

@@ -224,9 +224,11 @@ class HeadSource:
     """A version that the engine can load when it does not hold it.
 
     Attributes:
+        run: whose it is; runs share the device alike.
         read: gives the safetensors bytes; called in a worker thread.
     """
 
+    run: str
     key: HeadKey
     feedback: FeedbackSource
     read: Callable[[], bytes]

@@ -11,6 +11,9 @@ from r2m_service.application.ports import TokenIds
 from r2m_service.engine.cache import BytesCache
 from r2m_service.modeling.backbone import Backbone, Encoded
 
+PASS_TOKENS = 256
+"""What another forward pass costs, in tokens: more padding than that is worth a pass of its own."""
+
 
 class Embedder:
     """Computes each distinct text once; the backbone is frozen, so an embedding never goes stale.
@@ -19,14 +22,22 @@ class Embedder:
         cache_bytes: what the cache may hold.
         token_budget: padded tokens of one forward pass.
         one_by_one: deterministic mode: every text alone and unpadded.
+        pass_tokens: padding that one pass may waste.
     """
 
     def __init__(
-        self, backbone: Backbone, *, cache_bytes: int, token_budget: int, one_by_one: bool
+        self,
+        backbone: Backbone,
+        *,
+        cache_bytes: int,
+        token_budget: int,
+        one_by_one: bool,
+        pass_tokens: int = PASS_TOKENS,
     ) -> None:
         self._backbone = backbone
         self._token_budget = token_budget
         self._one_by_one = one_by_one
+        self._pass_tokens = pass_tokens
         self.cache: BytesCache[bytes, Encoded] = BytesCache(cache_bytes)
 
     def embed(self, texts: Sequence[TokenIds], *, states: Sequence[bool]) -> list[Encoded]:
@@ -57,11 +68,13 @@ class Embedder:
         if self._one_by_one:
             return [[key] for key in missing]
         batches: list[list[bytes]] = []
-        longest = 0
+        longest = padding = 0
         for key in sorted(missing, key=lambda one: len(missing[one]), reverse=True):
-            if not batches or longest * (len(batches[-1]) + 1) > self._token_budget:
+            padding += longest - len(missing[key])
+            full = not batches or longest * (len(batches[-1]) + 1) > self._token_budget
+            if full or padding > self._pass_tokens:
                 batches.append([])
-                longest = len(missing[key])
+                longest, padding = len(missing[key]), 0
             batches[-1].append(key)
         return batches
 

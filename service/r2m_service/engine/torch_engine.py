@@ -40,7 +40,8 @@ from r2m_service.engine.cache import BytesCache
 from r2m_service.engine.embedding import Embedder
 from r2m_service.engine.measuring import trace_of
 from r2m_service.engine.pooling import pool_item
-from r2m_service.engine.worker import DeviceWorker
+from r2m_service.engine.queue import Budgets
+from r2m_service.engine.worker import DeviceWorker, Job
 from r2m_service.modeling.backbone import Backbone
 from r2m_service.modeling.backbone import Encoded as Embedded
 from r2m_service.modeling.head import Head, first_head
@@ -63,12 +64,14 @@ class EngineLimits:
     Attributes:
         token_budget: padded tokens of one forward pass.
         batch_items: samples of one batch.
+        batch_bytes: of hidden states of one batch.
         cache_bytes: of reward token embeddings (and token states).
         head_cache_bytes: of loaded heads.
     """
 
     token_budget: int = 16384
     batch_items: int = 256
+    batch_bytes: int = 256 << 20
     cache_bytes: int = 1 << 30
     head_cache_bytes: int = 2 << 30
 
@@ -112,8 +115,7 @@ class TorchEngine:
         self._loading: dict[HeadKey, asyncio.Task[Head]] = {}
         self._worker: DeviceWorker[_ScoreWork, Scored | Queried | Problem] = DeviceWorker(
             self._score_batch,
-            budget=limits.token_budget,
-            most=limits.batch_items,
+            budgets=Budgets(limits.token_budget, limits.batch_items, limits.batch_bytes),
             fatal=_device_is_lost,
         )
         # Tokenizers are not thread-safe; one thread keeps them off the event loop.
@@ -186,19 +188,20 @@ class TorchEngine:
         if not items:
             return []
         loaded = await self.load(head) if head else None
-        work = [
-            (
+        jobs = [
+            Job(
                 _ScoreWork(
                     head=loaded,
                     omega=head.key.omega if head else 1.0,
                     attends_to_backbone=head is not None and head.feedback == "backbone",
                     item=item,
                 ),
-                len(item.token_ids),
+                tokens=len(item.token_ids),
+                feedback_bytes=len(item.feedback.data) if item.feedback else 0,
             )
             for item in items
         ]
-        return await self._worker.submit(work)
+        return await self._worker.submit(jobs, flow=head.run if head else "")
 
     async def direction(self, head: HeadSource) -> Vector:
         """v of a version that attends, float32."""

@@ -1,8 +1,9 @@
 """One thread that owns the device.
 
 It takes a batch of scoring work when it is ready for one: no timer, so an idle server adds no
-wait and a busy one grows its batches. Longer work (align) comes as a chain of small turns; between
-two of them waiting scores go first, and after each batch one turn goes on, so neither starves.
+wait and a busy one grows its batches (`queue` says which samples). Longer work (align) comes as a
+chain of small turns; between two of them waiting scores go first, and after each batch one turn
+goes on, so neither starves.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from r2m.errors import Code, Problem
+from r2m_service.engine.queue import WINDOW, BatchQueue, Budgets
 
 logger = logging.getLogger("r2m.engine")
 
@@ -24,12 +26,28 @@ Result = TypeVar("Result")
 Value = TypeVar("Value")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Job(Generic[Work]):
+    """One sample's work and what it takes: tokens, and bytes of hidden states."""
+
+    work: Work
+    tokens: int
+    feedback_bytes: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class _Entry(Generic[Work, Result]):
     work: Work
-    cost: int
+    tokens: int
+    feedback_bytes: int
+    flow: str
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Result]
+
+    @property
+    def gone(self) -> bool:
+        """Whether its caller has left, or its deadline has passed, which looks the same here."""
+        return self.future.cancelled()
 
 
 @dataclass(slots=True)
@@ -44,9 +62,8 @@ class DeviceWorker(Generic[Work, Result]):
 
     Args:
         run_batch: gives one result for each work of a batch. An exception fails that batch only.
-        budget: a batch costs its longest item times its count (padding); it stays within this,
-            but for a single item that is larger by itself.
-        most: items a batch.
+        budgets: of a batch.
+        window: as of `BatchQueue`.
         fatal: tells whether the device is lost with this error: the worker is not alive then.
     """
 
@@ -54,20 +71,18 @@ class DeviceWorker(Generic[Work, Result]):
         self,
         run_batch: Callable[[Sequence[Work]], Sequence[Result]],
         *,
-        budget: int,
-        most: int,
+        budgets: Budgets,
+        window: int = WINDOW,
         fatal: Callable[[Exception], bool] = lambda _: False,
     ) -> None:
         self._run_batch = run_batch
-        self._budget = budget
-        self._most = most
-        self._entries: deque[_Entry[Work, Result]] = deque()
+        self._queue: BatchQueue[_Entry[Work, Result]] = BatchQueue(budgets, window=window)
         self._turns: deque[_Turn] = deque()
         self._wake = threading.Condition()
         self._fatal = fatal
         self._lost = False
         self._stopping = False
-        self._thread = threading.Thread(target=self._loop, name="r2m-device", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="r2m-device", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
@@ -85,15 +100,22 @@ class DeviceWorker(Generic[Work, Result]):
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join()
-        self._fail_waiting()
+        self._fail_waiting(Problem(Code.NOT_READY, "the server is shutting down"))
 
-    async def submit(self, work: Sequence[tuple[Work, int]]) -> list[Result | Problem]:
-        """Queue items with their costs; a result or its batch's problem for each, in order."""
+    async def submit(self, jobs: Sequence[Job[Work]], *, flow: str) -> list[Result | Problem]:
+        """Queue samples; a result or its batch's problem for each, in order.
+
+        Args:
+            flow: whose they are: flows share the device alike.
+        """
         loop = asyncio.get_running_loop()
-        entries = [_Entry(one, cost, loop, loop.create_future()) for one, cost in work]
+        entries: list[_Entry[Work, Result]] = [
+            _Entry(job.work, job.tokens, job.feedback_bytes, flow, loop, loop.create_future())
+            for job in jobs
+        ]
         with self._wake:
             self._require_alive()
-            self._entries.extend(entries)
+            self._queue.add(entries)
             self._wake.notify()
         try:
             outcomes = await asyncio.gather(
@@ -127,46 +149,42 @@ class DeviceWorker(Generic[Work, Result]):
         if not self.alive:
             raise Problem(Code.NOT_READY, "the device worker is not running")
 
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except Exception:
+            logger.exception("the device thread died of a bug")
+        with self._wake:
+            self._lost = not self._stopping
+        if self._lost:
+            self._fail_waiting(Problem(Code.COMPUTE_FAILED, "the device was lost"))
+
     def _loop(self) -> None:
-        while True:
+        while not self._lost:
             with self._wake:
-                while not (self._entries or self._turns or self._stopping):
+                while not (self._queue or self._turns or self._stopping):
                     self._wake.wait()
                 if self._stopping:
                     return
-                batch = self._take()
+                batch = self._queue.take()
                 turn = None if batch else (self._turns.popleft() if self._turns else None)
             if batch:
                 self._do_batch(batch)
                 with self._wake:
-                    turn = self._turns.popleft() if self._turns else None
+                    turn = self._turns.popleft() if self._turns and not self._lost else None
             if turn is not None:
                 self._do_turn(turn)
-
-    def _take(self) -> list[_Entry[Work, Result]]:
-        """The next batch in order of arrival, within the budget; callers who left are dropped."""
-        batch: list[_Entry[Work, Result]] = []
-        longest = 0
-        while self._entries and len(batch) < self._most:
-            entry = self._entries[0]
-            if entry.future.cancelled():
-                self._entries.popleft()
-                continue
-            longest = max(longest, entry.cost)
-            if batch and longest * (len(batch) + 1) > self._budget:
-                break
-            batch.append(self._entries.popleft())
-        return batch
 
     def _do_batch(self, batch: Sequence[_Entry[Work, Result]]) -> None:
         try:
             results = self._run_batch([entry.work for entry in batch])
-        except Exception as error:
+            pairs = list(zip(batch, results, strict=True))
+        except BaseException as error:
             problem = self._failed(error)
             for entry in batch:
                 _set(entry.loop, entry.future, error=problem)
             return
-        for entry, result in zip(batch, results, strict=True):
+        for entry, result in pairs:
             _set(entry.loop, entry.future, result)
 
     def _do_turn(self, turn: _Turn) -> None:
@@ -174,30 +192,29 @@ class DeviceWorker(Generic[Work, Result]):
             return
         try:
             result = turn.function()
-        except Exception as error:
+        except BaseException as error:
             _set(turn.loop, turn.future, error=self._failed(error))
         else:
             _set(turn.loop, turn.future, result)
 
-    def _failed(self, error: Exception) -> Problem:
+    def _failed(self, error: BaseException) -> Problem:
+        """What the callers are told. The worker is lost where nothing can be expected any more."""
         if isinstance(error, Problem):
             return error
         logger.error("the device failed", exc_info=error)
-        self._lost |= self._fatal(error)
+        self._lost = self._lost or not isinstance(error, Exception) or self._fatal(error)
         problem = Problem(
             Code.COMPUTE_FAILED, f"the device failed on this work ({type(error).__name__})"
         )
         problem.__cause__ = error
         return problem
 
-    def _fail_waiting(self) -> None:
-        gone = Problem(Code.NOT_READY, "the server is shutting down")
-        for entry in self._entries:
-            _set(entry.loop, entry.future, error=gone)
-        for turn in self._turns:
-            _set(turn.loop, turn.future, error=gone)
-        self._entries.clear()
-        self._turns.clear()
+    def _fail_waiting(self, problem: Problem) -> None:
+        with self._wake:
+            entries, turns = self._queue.clear(), list(self._turns)
+            self._turns.clear()
+        for one in (*entries, *turns):
+            _set(one.loop, one.future, error=problem)
 
 
 def _set(
