@@ -33,7 +33,7 @@ from r2m_service.transports.grpc.health import Health
 from r2m_service.transports.grpc.server import build_grpc
 from r2m_service.transports.http.app import build_app
 from r2m_service.transports.http.front import Front
-from r2m_service.transports.limits import ByteBudget
+from r2m_service.transports.limits import ByteBudget, RequestLimit
 
 if TYPE_CHECKING:
     from r2m_service.journal.writer import ArrowJournal
@@ -41,8 +41,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("r2m")
 
 
-MAX_GRPC_CALLS = 256
-"""gRPC reads a message before anybody can count its bytes: this bounds how many."""
+MAX_GRPC_CALLS = 4096
+"""Calls and streams at once. A call that holds no bytes yet takes some kilobytes all the same."""
+
+HEALTH_SECONDS = 0.5
+"""How often the health service is told whether the server takes calls."""
 
 
 class StartError(RuntimeError):
@@ -102,6 +105,7 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
         limits=EngineLimits(
             token_budget=settings.token_budget,
             batch_items=settings.batch_items,
+            batch_bytes=settings.batch_bytes,
             cache_bytes=settings.cache_bytes,
             head_cache_bytes=settings.head_cache_bytes,
         ),
@@ -126,6 +130,7 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
         version=version("r2m-serve"),
         ready=ready,
         max_head_bytes=settings.max_head_bytes,
+        queue_samples=settings.queue_samples,
         keep=KeepLimits(settings.label_samples, settings.label_bytes),
         journal=journal,
         committed=retention.soon,
@@ -261,12 +266,18 @@ async def _serve(
 ) -> None:
     """Warm up, open both transports, wait for the end, and let gRPC finish what it has."""
     await _warm_up(parts.application)
-    budget, health = ByteBudget(settings.inflight_bytes), Health()
+    budget, requests = (
+        ByteBudget(settings.inflight_bytes),
+        RequestLimit(settings.inflight_requests),
+    )
+    health = Health()
     grpc_server = build_grpc(
         parts.application,
-        max_message_bytes=settings.max_body_bytes,
+        max_message_bytes=min(settings.max_body_bytes, settings.grpc_message_bytes),
+        max_stream_bytes=settings.max_body_bytes,
         max_stream_samples=settings.stream_samples,
         budget=budget,
+        requests=requests,
         max_calls=MAX_GRPC_CALLS,
         health=health,
     )
@@ -275,14 +286,28 @@ async def _serve(
     except RuntimeError as error:
         raise StartError(f"cannot listen for gRPC on {grpc_address}: {error}") from error
     await grpc_server.start()
-    front.open(build_app(parts.application, max_body_bytes=settings.max_body_bytes, budget=budget))
+    front.open(
+        build_app(
+            parts.application,
+            max_body_bytes=settings.max_body_bytes,
+            budget=budget,
+            requests=requests,
+        )
+    )
     info = parts.engine.info
     announce(
         f"ready: {place}, {info.model} ({info.dtype} on {info.device}), fingerprint "
         f"{info.fingerprint[:12]}, state in {settings.state}"
     )
     waiting = asyncio.ensure_future(stop.wait())
-    await asyncio.wait({waiting, serving}, return_when=asyncio.FIRST_COMPLETED)
+    serves = True
+    while not (waiting.done() or serving.done()):
+        await asyncio.wait(
+            {waiting, serving}, timeout=HEALTH_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
+        if serves != parts.engine.alive:  # a device that is lost does not come back
+            serves = parts.engine.alive
+            await health.set_serving(serves)
     waiting.cancel()
     logger.info("draining")
     parts.draining = True

@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     )
     token_budget: int = Field(default=16384, ge=1, description="padded tokens of one forward pass")
     batch_items: int = Field(default=256, ge=1, description="samples of one batch")
+    batch_bytes: int = Field(
+        default=GIB // 4, ge=1, description="bytes of hidden states of one batch"
+    )
     cache_bytes: int = Field(
         default=GIB, ge=0, description="bytes of embeddings kept for align and for other heads"
     )
@@ -131,6 +134,23 @@ class Settings(BaseSettings):
     )
     inflight_bytes: int = Field(
         default=4 * GIB, ge=1024, description="bytes of all requests in memory at once"
+    )
+    inflight_requests: int = Field(
+        default=1024,
+        ge=1,
+        description="requests in hand at once, streams aside; more are `overloaded`",
+    )
+    grpc_message_bytes: int = Field(
+        default=GIB // 4,
+        ge=1024,
+        description="bytes of one gRPC message; its size is unknown before it is read, so as much "
+        "is reserved meanwhile",
+    )
+    queue_samples: int = Field(
+        default=16384,
+        ge=1,
+        description="samples in line for the device; a run may take as many as are free. Beyond, "
+        "calls are `overloaded` and streams wait",
     )
     stream_samples: int = Field(
         default=1024, ge=1, description="samples in flight of one ScoreStream"

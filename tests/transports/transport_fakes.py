@@ -9,6 +9,7 @@ import struct
 import zlib
 from typing import Any
 
+from r2m.errors import Code, Problem
 from r2m_service.application import contract
 
 WEIGHTS = bytes(range(256)) * 8192 + b"end"  # two whole chunks and a rest
@@ -83,6 +84,8 @@ class FakeApplication:
         self.calls: list[tuple[Any, ...]] = []
         self.error: BaseException | None = None
         self.ready = True
+        self.full = False
+        self.in_line = 0
         self.align_seconds = 0.0
         self.score_seconds = 0.0
         self.cancelled: list[str] = []
@@ -252,9 +255,15 @@ class FakeApplication:
             chat_template=True,
         )
 
-    def require_ready(self) -> None:
-        from r2m.errors import Code, Problem
+    def require_room(self, run: Any) -> None:
+        self.require_ready()
+        if self.full:
+            raise Problem(Code.OVERLOADED, "the line is full")
 
+    def waiting(self) -> tuple[int, int]:
+        return self.in_line, 100
+
+    def require_ready(self) -> None:
         if not self.ready:
             raise Problem(Code.NOT_READY, "the server is starting")
 

@@ -129,6 +129,7 @@ async def serving(application: Any = None, **settings: Any):
     http_settings = {
         "max_body_bytes": settings.get("max_bytes", 1 << 20),
         "budget": settings.get("budget"),
+        "requests": settings.get("requests"),
         "idle_seconds": settings.get("idle_seconds", 5.0),
     }
     app = build_app(application, **http_settings)
@@ -138,6 +139,7 @@ async def serving(application: Any = None, **settings: Any):
         max_stream_bytes=settings.get("max_stream_bytes"),
         max_stream_samples=settings.get("max_stream_samples", 1024),
         budget=settings.get("budget"),
+        requests=settings.get("requests"),
         idle_seconds=settings.get("idle_seconds", 5.0),
         health=settings.get("health") or Health(),
     )

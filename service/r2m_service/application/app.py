@@ -36,6 +36,7 @@ from r2m_service.application.journaling import Journaling
 from r2m_service.application.label_port import LabelStore
 from r2m_service.application.labels import Labels
 from r2m_service.application.lessons import Lessons
+from r2m_service.application.line import Line
 from r2m_service.application.lookup import find_run
 from r2m_service.application.marking import KeepLimits, Marking
 from r2m_service.application.ports import Blobs, Engine, Registry
@@ -56,6 +57,7 @@ class Application(Runs):
         version: of this program.
         ready: whether the server may take work (warmed up, not draining).
         max_head_bytes: the largest head a run may ask for.
+        queue_samples: the line for the device, as of `Line`.
         keep: bounds of what is kept for outside labels.
         journal: where all is written down; None: nowhere.
         committed: hears a run's name after each step of it.
@@ -72,6 +74,7 @@ class Application(Runs):
         version: str,
         ready: Callable[[], bool],
         max_head_bytes: int,
+        queue_samples: int,
         keep: KeepLimits,
         journal: Journal | None = None,
         committed: Callable[[str], None] = lambda _: None,
@@ -84,6 +87,7 @@ class Application(Runs):
         )
         self._version = version
         self._ready = ready
+        self._line = Line(queue_samples)
         journaling = Journaling(journal)
         marking = Marking(labels, blobs, keep)
         self._scoring = Scoring(registry, blobs, engine, usage, marking, journaling)
@@ -109,10 +113,11 @@ class Application(Runs):
             Problem: as `Scoring.run`, and not_ready.
         """
         self.require_ready()
-        if run is None:
-            return await self._scoring.vanilla(VanillaRequest(samples=request.samples))
-        assert isinstance(request, ScoreRequest), "a run is scored with its own request"
-        return await self._scoring.run(run, request)
+        with self._line.hold(run or "", len(request.samples)):
+            if run is None:
+                return await self._scoring.vanilla(VanillaRequest(samples=request.samples))
+            assert isinstance(request, ScoreRequest), "a run is scored with its own request"
+            return await self._scoring.run(run, request)
 
     async def open_scoring(
         self, run: str | None, request: ScoreRequest | VanillaRequest
@@ -123,7 +128,7 @@ class Application(Runs):
             Problem: as `open_scoring`, and not_ready.
         """
         self.require_ready()
-        return await open_scoring(self._scoring, run, request)
+        return await open_scoring(self._scoring, self._line, run, request)
 
     async def align(
         self, run: str, request: AlignRequest, progress: OnProgress | None = None
@@ -153,7 +158,8 @@ class Application(Runs):
             Problem: as `evaluate`, and not_ready.
         """
         self.require_ready()
-        return await evaluate(self._registry, self._blobs, self._engine, run, request)
+        with self._line.hold(run, 2 * len(request.pairs)):
+            return await evaluate(self._registry, self._blobs, self._engine, run, request)
 
     async def update_run(self, run: str, request: UpdateRunRequest) -> RunOut:
         """Change settings; an align that is under way is finished first.
@@ -220,3 +226,16 @@ class Application(Runs):
         """
         if not self._ready():
             raise Problem(Code.NOT_READY, "the server is starting, draining, or lost its device")
+
+    def require_room(self, run: str | None) -> None:
+        """Refuse a call with samples to score before its body is read. None: no run.
+
+        Raises:
+            Problem: not_ready, overloaded.
+        """
+        self.require_ready()
+        self._line.require_room(run or "")
+
+    def waiting(self) -> tuple[int, int]:
+        """Samples in the line for the device, and how many there may be."""
+        return self._line.used, self._line.most

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from r2m_service.application.ports import (
     Update,
     Vector,
 )
+from r2m_service.application.timings import Timings, timings
 from r2m_service.domain.method import MethodSettings
 from r2m_service.domain.runs import FeedbackSource, Truncation
 from r2m_service.engine.align import Aligner
@@ -47,6 +49,8 @@ from r2m_service.modeling.backbone import Encoded as Embedded
 from r2m_service.modeling.head import Head, first_head
 from r2m_service.modeling.text import TextError, TextFault
 from r2m_service.modeling.update import Moments
+
+Value = TypeVar("Value")
 
 TEXTS_AT_ONCE = 32
 TEXT_CODES = {
@@ -82,6 +86,7 @@ class _ScoreWork:
     omega: float
     attends_to_backbone: bool
     item: Item
+    timings: Timings
 
 
 class TorchEngine:
@@ -158,9 +163,11 @@ class TorchEngine:
         side = None if truncation == "none" else truncation
         found: list[Encoded | Problem] = []
         # In parts, so that one call of thousands does not hold the thread that all share.
+        began = time.perf_counter()
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             part = list(texts[start : start + TEXTS_AT_ONCE])
             found += await loop.run_in_executor(self._tokenizing, self._encode_now, part, side)
+        timings().add("tokenize", time.perf_counter() - began)
         return found
 
     def _encode_now(
@@ -188,6 +195,7 @@ class TorchEngine:
         if not items:
             return []
         loaded = await self.load(head) if head else None
+        spent = timings()
         jobs = [
             Job(
                 _ScoreWork(
@@ -195,13 +203,15 @@ class TorchEngine:
                     omega=head.key.omega if head else 1.0,
                     attends_to_backbone=head is not None and head.feedback == "backbone",
                     item=item,
+                    timings=spent,
                 ),
                 tokens=len(item.token_ids),
                 feedback_bytes=len(item.feedback.data) if item.feedback else 0,
             )
             for item in items
         ]
-        return await self._worker.submit(jobs, flow=head.run if head else "")
+        with _queueing(spent):
+            return await self._worker.submit(jobs, flow=head.run if head else "")
 
     async def direction(self, head: HeadSource) -> Vector:
         """v of a version that attends, float32."""
@@ -229,17 +239,29 @@ class TorchEngine:
             one_by_one=self._deterministic,
             trace=self._trace,
         )
+        spent = timings()
         for turn in aligner.learning():
-            if await self._worker.turn(turn):
+            if await self._turn(spent, turn):
                 progress(aligner.results[-1])
         for turn in aligner.asking():
-            await self._worker.turn(turn)
+            await self._turn(spent, turn)
         if asked := aligner.asked:
             aligner.hear(await ask(asked))
         for turn in aligner.judging():
-            await self._worker.turn(turn)
+            await self._turn(spent, turn)
         # Turning 134 MB of weights into a file takes a while: not on the event loop.
         return await asyncio.to_thread(aligner.result)
+
+    async def _turn(self, spent: Timings, turn: Callable[[], Value]) -> Value:
+        def timed() -> Value:
+            began = time.perf_counter()
+            try:
+                return turn()
+            finally:
+                spent.add("align", time.perf_counter() - began)
+
+        with _queueing(spent):
+            return await self._worker.turn(timed)
 
     def _moments(self, parent: Head, optimizer: bytes | None) -> Moments:
         if optimizer is None:
@@ -305,10 +327,12 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _rewards(self, batch: Sequence[_ScoreWork]) -> list[Scored | Queried | Problem]:
+        began = time.perf_counter()
         encoded = self._embedder.embed(
             [work.item.token_ids for work in batch],
             states=[work.attends_to_backbone for work in batch],
         )
+        embedded = time.perf_counter()
         found: list[Scored | Queried | Problem] = [
             Problem(Code.COMPUTE_FAILED, "not scored")
         ] * len(batch)
@@ -328,6 +352,10 @@ class TorchEngine:
                     )
                 except Problem as problem:
                     found[place] = problem
+        ended = time.perf_counter()
+        for spent in {id(work.timings): work.timings for work in batch}.values():
+            spent.add("backbone", embedded - began)
+            spent.add("head", ended - embedded)
         return found
 
     def _reward(
@@ -358,6 +386,17 @@ class TorchEngine:
         for place, work in enumerate(batch):
             groups.setdefault(id(work.head), []).append(place)
         return list(groups.values())
+
+
+@contextmanager
+def _queueing(spent: Timings) -> Generator[None]:
+    """What goes by within and is not the device's work is waiting for the device."""
+    began, worked = time.perf_counter(), spent.device
+    try:
+        yield
+    finally:
+        waited = time.perf_counter() - began - (spent.device - worked)
+        spent.add("queue", max(0.0, waited))
 
 
 def _device_is_lost(error: Exception) -> bool:

@@ -151,3 +151,11 @@ class Application(Protocol):
     def require_ready(self) -> None:
         """Refuse (not_ready) while starting or draining."""
         ...
+
+    def require_room(self, run: str | None) -> None:
+        """Refuse (not_ready, overloaded) a call with samples to score, before its body is read."""
+        ...
+
+    def waiting(self) -> tuple[int, int]:
+        """Samples in the line for the device, and how many there may be."""
+        ...

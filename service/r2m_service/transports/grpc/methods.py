@@ -43,7 +43,9 @@ async def _server(app: Application, body: Body) -> Answer:
 
 
 async def _score(app: Application, body: Body) -> Answer:
-    return await app.score(*score_request(body))
+    run, request = score_request(body)
+    app.require_room(run)
+    return await app.score(run, request)
 
 
 def score_request(body: Body) -> tuple[str | None, ScoreRequest | VanillaRequest]:
@@ -107,6 +109,7 @@ async def _rollback(app: Application, body: Body) -> Answer:
 
 async def _evaluate(app: Application, body: Body) -> Answer:
     run = body.pop("run")
+    app.require_room(run)
     return await app.evaluate(run, parse(EvaluateRequest, body))
 
 

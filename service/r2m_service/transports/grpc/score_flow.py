@@ -46,15 +46,13 @@ from r2m_service.transports.grpc.messages import decode, to_bytes, to_value
 from r2m_service.transports.grpc.score_uploads import Bounds, ReadingClock, SampleUpload, late
 from r2m_service.transports.grpc.streams import drain
 from r2m_service.transports.interface import Application, Scoring
+from r2m_service.transports.limits import READY_SECONDS
 
 HALT_SECONDS = 1.0
 """How long reading may stop while samples of the same stream are half uploaded."""
 
 LINE_BYTES = 1 << 20
 """Announcements in line for room have been read without a reservation: this much of them."""
-
-READY_SECONDS = 0.5
-"""How often an idle stream looks whether the server is draining."""
 
 REMEMBERED = 4096
 """Samples answered lately, whose late chunks are no error of the stream."""

@@ -8,14 +8,16 @@ import grpc.aio
 
 from r2m.errors import Code, Problem
 from r2m.v1 import r2m_pb2 as pb
+from r2m_service.application.timings import timed
 from r2m_service.transports.grpc.errors import Context
 from r2m_service.transports.grpc.messages import decode, to_bytes, to_value
 from r2m_service.transports.grpc.methods import score_request
 from r2m_service.transports.grpc.score_flow import OpenStream
 from r2m_service.transports.grpc.score_uploads import Bounds
 from r2m_service.transports.grpc.streams import drain
+from r2m_service.transports.grpc.trailers import tell
 from r2m_service.transports.interface import Application, Scoring
-from r2m_service.transports.limits import within
+from r2m_service.transports.limits import while_ready, within
 
 
 class ScoreStream:
@@ -45,10 +47,13 @@ class ScoreStream:
         part = pb.ScoreStreamResponse()
         part.opened.MergeFromString(to_bytes(scoring.opened, pb.ScoreResponse))
         await context.write(part.SerializeToString())
-        await OpenStream(self._application, scoring, self._bounds, context).run()
+        with timed() as spent:
+            await OpenStream(self._application, scoring, self._bounds, context).run()
+        tell(context, spent)
 
     async def _open(self, context: Context) -> Scoring:
-        raw: Any = await within(self._bounds.idle_seconds, context.read())
+        async with while_ready(self._application.require_ready):
+            raw: Any = await within(self._bounds.idle_seconds, context.read())
         first = None if raw is grpc.aio.EOF else decode(pb.ScoreStreamRequest, cast("bytes", raw))
         if first is None or first.WhichOneof("part") != "open":
             raise Problem(

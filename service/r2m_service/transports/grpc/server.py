@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -13,13 +12,13 @@ from grpc_reflection.v1alpha import reflection
 
 from r2m_service.transports.grpc.errors import Context, or_abort
 from r2m_service.transports.grpc.health import SERVICE, Health
-from r2m_service.transports.grpc.messages import decode, to_bytes, to_value
-from r2m_service.transports.grpc.methods import UNARY, Unary
+from r2m_service.transports.grpc.methods import UNARY
 from r2m_service.transports.grpc.score_stream import ScoreStream
 from r2m_service.transports.grpc.score_uploads import Bounds
 from r2m_service.transports.grpc.streams import AlignStream, head_weights
+from r2m_service.transports.grpc.unary import UnaryCalls
 from r2m_service.transports.interface import Application
-from r2m_service.transports.limits import ByteBudget
+from r2m_service.transports.limits import ByteBudget, RequestLimit
 
 
 def build_grpc(
@@ -29,6 +28,7 @@ def build_grpc(
     max_stream_bytes: int | None = None,
     max_stream_samples: int = 1024,
     budget: ByteBudget | None = None,
+    requests: RequestLimit | None = None,
     idle_seconds: float = 60.0,
     max_calls: int | None = None,
     health: Health | None = None,
@@ -37,14 +37,15 @@ def build_grpc(
 
     Args:
         application: the use cases.
-        max_message_bytes: the largest message taken.
+        max_message_bytes: the largest message taken; so much is held while one is read.
         max_stream_bytes: the most tensor bytes of one AlignStream, or of one sample of a
             ScoreStream; None: as one message.
         max_stream_samples: samples of one ScoreStream in flight, answers unread included.
         budget: bytes in flight, shared with the other transport; None: no common bound.
         idle_seconds: a stream that pauses longer is given up.
-        max_calls: calls at once; gRPC itself refuses more (RESOURCE_EXHAUSTED, without details).
-            With max_message_bytes it bounds what messages take before a handler sees them.
+        requests: unary calls in hand, shared with the other transport; None: no bound.
+        max_calls: calls at once, streams too; gRPC itself refuses more (RESOURCE_EXHAUSTED,
+            without details).
         health: the health service; pass your own to set it to NOT_SERVING later.
     """
     held = budget or ByteBudget()
@@ -80,8 +81,17 @@ def build_grpc(
         await or_abort(context, work, name="GetHeadWeights")
 
     # No (de)serializers: bytes that are no message must be answered by us, not as INTERNAL.
+    unary = UnaryCalls(
+        application,
+        max_bytes=max_message_bytes,
+        budget=held,
+        requests=requests or RequestLimit(),
+        idle_seconds=idle_seconds,
+    )
+    # On the wire a unary call is a stream of one message. As a stream we read it ourselves, and
+    # not before there is room for it.
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-        name: grpc.unary_unary_rpc_method_handler(_unary(application, name, method, held))
+        name: grpc.stream_unary_rpc_method_handler(unary.handler(name, method))
         for name, method in UNARY.items()
     }
     handlers["AlignStream"] = grpc.stream_stream_rpc_method_handler(align_stream)
@@ -91,18 +101,3 @@ def build_grpc(
     health_pb2_grpc.add_HealthServicer_to_server(health or Health(), server)
     reflection.enable_server_reflection((SERVICE, HEALTH_SERVICE, reflection.SERVICE_NAME), server)
     return server
-
-
-def _unary(
-    application: Application, name: str, method: Unary, budget: ByteBudget
-) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    async def work(raw: bytes) -> bytes:
-        # gRPC has read the message already; what it takes still counts against later ones.
-        async with budget.hold(len(raw), wait=False):
-            body = to_value(decode(method.request, raw))
-            return to_bytes(await method.call(application, body), method.answer)
-
-    async def handle(raw: bytes, context: Context) -> bytes:
-        return await or_abort(context, work(raw), name=name)
-
-    return handle

@@ -12,11 +12,13 @@ from r2m.errors import Code, Problem
 from r2m.v1 import r2m_pb2 as pb
 from r2m_service.application.contract import AlignAnswer, AlignPending, AlignRequest, Progress
 from r2m_service.application.parsing import parse
+from r2m_service.application.timings import timed
 from r2m_service.transports.grpc.errors import Context
 from r2m_service.transports.grpc.messages import decode, to_bytes, to_value
+from r2m_service.transports.grpc.trailers import tell
 from r2m_service.transports.grpc.uploads import MAX_CHUNK_BYTES, Upload
 from r2m_service.transports.interface import Application
-from r2m_service.transports.limits import ByteBudget, within
+from r2m_service.transports.limits import ByteBudget, while_ready, within
 
 PROGRESS_SECONDS = 0.3
 DRAIN_SECONDS = 1.0
@@ -54,7 +56,8 @@ class AlignStream:
             raise
 
     async def _run(self, context: Context) -> None:
-        raw = await self._next(context)
+        async with while_ready(self._application.require_ready):
+            raw = await self._next(context)
         first = None if raw is None else decode(pb.AlignStreamRequest, raw)
         if raw is None or first is None or first.WhichOneof("part") != "request":
             raise Problem(
@@ -73,8 +76,11 @@ class AlignStream:
                 "send fewer groups a call",
             )
         async with self._budget.hold(len(raw) + upload.size, wait=True):
-            await self._receive(context, upload)
-            answer = await self._align(context, run, request)
+            async with while_ready(self._application.require_ready):
+                await self._receive(context, upload)
+            with timed() as spent:
+                answer = await self._align(context, run, request)
+            tell(context, spent)
             part = pb.AlignStreamResponse()
             part.answer.MergeFromString(to_bytes(answer, pb.AlignResponse))
             await context.write(part.SerializeToString())

@@ -14,14 +14,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from r2m.errors import Code, Problem
 from r2m_service.application.contract import Answer
 from r2m_service.application.parsing import parameter_problem
+from r2m_service.application.timings import Timings
 from r2m_service.transports.failures import only_problems, retry_after
 
 log = logging.getLogger(__name__)
 
 
-def answer(value: Answer, *, status: int = 200) -> Response:
-    """A message of the contract; what is absent is left out."""
-    return Response(value.model_dump_json(exclude_none=True), status, media_type="application/json")
+def answer(value: Answer, *, status: int = 200, spent: Timings | None = None) -> Response:
+    """A message of the contract, and where its time went; what is absent is left out."""
+    headers = {"Server-Timing": spent.header()} if spent and spent.seconds else None
+    body = value.model_dump_json(exclude_none=True)
+    return Response(body, status, headers=headers, media_type="application/json")
 
 
 def failure(problem: Problem, *, headers: dict[str, str] | None = None) -> Response:

@@ -25,7 +25,7 @@ from r2m_service.transports.http.labels import labels
 from r2m_service.transports.http.runs import heads, runs
 from r2m_service.transports.http.scoring import scoring
 from r2m_service.transports.interface import Application
-from r2m_service.transports.limits import ByteBudget
+from r2m_service.transports.limits import ByteBudget, RequestLimit
 
 _DESCRIPTION = """\
 Rewards of RLHF rollouts, scored with the policy's own hidden states, by versioned reward heads
@@ -39,6 +39,7 @@ def build_app(
     *,
     max_body_bytes: int,
     budget: ByteBudget | None = None,
+    requests: RequestLimit | None = None,
     idle_seconds: float = 60.0,
 ) -> FastAPI:
     """The HTTP application.
@@ -47,9 +48,11 @@ def build_app(
         application: the use cases.
         max_body_bytes: the largest body taken.
         budget: bytes in flight, shared with the other transport; None: no common bound.
+        requests: requests in hand, shared likewise; None: no bound.
         idle_seconds: a body that pauses longer is given up.
     """
-    intake = Intake(max_body_bytes, budget or ByteBudget(), idle_seconds)
+    budget, requests = budget or ByteBudget(), requests or RequestLimit()
+    intake = Intake(max_body_bytes, budget, requests, application.require_ready, idle_seconds)
     app = DocumentedApp(
         title="R2M Serve",
         version="1",
@@ -69,7 +72,7 @@ def build_app(
         runs(application, intake),
         heads(application, intake),
         labels(application, intake),
-        _server(application),
+        _server(application, budget, requests),
     ):
         app.include_router(router)
     return app
@@ -79,7 +82,7 @@ def _operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def _server(application: Application) -> APIRouter:
+def _server(application: Application, budget: ByteBudget, requests: RequestLimit) -> APIRouter:
     routes = APIRouter(tags=["server"])
 
     @routes.get("/v1/server", **operation("What this server holds", answer=ServerOut))
@@ -92,15 +95,35 @@ def _server(application: Application) -> APIRouter:
 
     @routes.get(
         "/readyz",
-        **operation("The server takes calls", codes=(Code.NOT_READY,), responses=_status("ready")),
+        **operation("The server takes calls", codes=(Code.NOT_READY,), responses=_READY),
     )
     async def readyz() -> Response:
         application.require_ready()
-        return JSONResponse({"status": "ready"})
+        samples, most = application.waiting()
+        limits = {
+            "inflight_bytes": _limit(budget.used, budget.total),
+            "inflight_requests": _limit(requests.used, requests.most),
+            "queue_samples": _limit(samples, most),
+        }
+        return JSONResponse({"status": "ready", "limits": limits})
 
     return routes
 
 
-def _status(word: str) -> dict[int | str, dict[str, Any]]:
-    example = {"application/json": {"example": {"status": word}}}
+def _limit(used: int, most: int | None) -> dict[str, int | None]:
+    return {"used": used, "limit": most}
+
+
+def _status(word: str, **more: Any) -> dict[int | str, dict[str, Any]]:
+    example = {"application/json": {"example": {"status": word, **more}}}
     return {200: {"description": "It is so.", "content": example}}
+
+
+_READY = _status(
+    "ready",
+    limits={
+        "inflight_bytes": {"used": 8 << 20, "limit": 4 << 30},
+        "inflight_requests": {"used": 3, "limit": 1024},
+        "queue_samples": {"used": 96, "limit": 16384},
+    },
+)

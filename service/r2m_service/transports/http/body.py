@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,7 +13,7 @@ from starlette.requests import Request
 from r2m.errors import Code, Problem
 from r2m_service.application.parsing import parse, parse_json
 from r2m_service.transports.http.tensors import attach, decode
-from r2m_service.transports.limits import ByteBudget, within
+from r2m_service.transports.limits import ByteBudget, RequestLimit, while_ready, within
 
 M = TypeVar("M")
 
@@ -29,11 +29,15 @@ class Intake:
     Attributes:
         max_bytes: of one body.
         budget: of all bodies in flight.
+        requests: how many may be in hand.
+        require_ready: refuses while draining.
         idle_seconds: the longest pause between two pieces of a body.
     """
 
     max_bytes: int
     budget: ByteBudget
+    requests: RequestLimit
+    require_ready: Callable[[], None]
     idle_seconds: float
 
     @asynccontextmanager
@@ -49,20 +53,22 @@ class Intake:
 
         Raises:
             Problem: unsupported_media, length_required, too_large, overloaded,
-                deadline_exceeded, or invalid_request.
+                not_ready, deadline_exceeded, or invalid_request.
             ClientDisconnect: the client hung up while it sent.
         """
         media = _media(request, tensors=tensors)
         declared = _declared(request)
         if declared > self.max_bytes:
             raise self._too_large()
-        async with self.budget.hold(declared, wait=False):
-            body = await self._read(request, declared)
-            if len(body) > SMALL_BYTES:
-                # Megabytes of JSON take long enough that others would notice.
-                yield await asyncio.to_thread(_decoded, model, media, body)
-            else:
-                yield _decoded(model, media, body)
+        with self.requests.hold():
+            async with self.budget.hold(declared, wait=False):
+                async with while_ready(self.require_ready):
+                    body = await self._read(request, declared)
+                if len(body) > SMALL_BYTES:
+                    # Megabytes of JSON take long enough that others would notice.
+                    yield await asyncio.to_thread(_decoded, model, media, body)
+                else:
+                    yield _decoded(model, media, body)
 
     async def _read(self, request: Request, most: int) -> bytearray:
         body = bytearray()

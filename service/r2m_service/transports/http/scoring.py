@@ -2,12 +2,8 @@
 
 # No postponed annotations here: FastAPI reads them, and must find the types.
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
-
 from fastapi import APIRouter
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from r2m.errors import Code
@@ -22,12 +18,12 @@ from r2m_service.application.contract import (
     ScoreRequest,
     VanillaRequest,
 )
+from r2m_service.application.timings import Timings, timed
 from r2m_service.transports.http.answers import answer
 from r2m_service.transports.http.body import Intake
+from r2m_service.transports.http.call import call, while_connected
 from r2m_service.transports.http.docs import BODY, OPEN_RUN, operation
 from r2m_service.transports.interface import Application
-
-T = TypeVar("T")
 
 
 def scoring(application: Application, intake: Intake) -> APIRouter:
@@ -45,8 +41,13 @@ def scoring(application: Application, intake: Intake) -> APIRouter:
         ),
     )
     async def score(request: Request) -> Response:
-        async with intake.message(request, VanillaRequest, tensors=True) as message:
-            return answer(await _while_connected(request, application.score(None, message)))
+        application.require_room(None)
+        async with (
+            call(request) as spent,
+            intake.message(request, VanillaRequest, tensors=True) as message,
+        ):
+            found = await while_connected(request, application.score(None, message))
+            return answer(found, spent=spent)
 
     @routes.post(
         "/v1/runs/{run}/score",
@@ -67,8 +68,13 @@ def scoring(application: Application, intake: Intake) -> APIRouter:
         ),
     )
     async def score_run(run: str, request: Request) -> Response:
-        async with intake.message(request, ScoreRequest, tensors=True) as message:
-            return answer(await _while_connected(request, application.score(run, message)))
+        application.require_room(run)
+        async with (
+            call(request) as spent,
+            intake.message(request, ScoreRequest, tensors=True) as message,
+        ):
+            found = await while_connected(request, application.score(run, message))
+            return answer(found, spent=spent)
 
     @routes.post(
         "/v1/runs/{run}/align",
@@ -90,9 +96,10 @@ def scoring(application: Application, intake: Intake) -> APIRouter:
         ),
     )
     async def align(run: str, request: Request) -> Response:
-        # Not given up when the client goes: its retry then finds the answer.
-        async with intake.message(request, AlignRequest, tensors=True) as message:
-            return _aligned(await application.align(run, message))
+        # Not given up when the client goes or its time is over: its retry then finds the answer.
+        with timed() as spent:
+            async with intake.message(request, AlignRequest, tensors=True) as message:
+                return _aligned(await application.align(run, message), spent)
 
     @routes.post(
         "/v1/runs/{run}/align/{ticket}",
@@ -105,8 +112,9 @@ def scoring(application: Application, intake: Intake) -> APIRouter:
         ),
     )
     async def reply_align(run: str, ticket: str, request: Request) -> Response:
-        async with intake.message(request, ReplyAlignRequest) as message:
-            return _aligned(await application.reply_align(run, ticket, message))
+        with timed() as spent:
+            async with intake.message(request, ReplyAlignRequest) as message:
+                return _aligned(await application.reply_align(run, ticket, message), spent)
 
     @routes.post(
         "/v1/runs/{run}/evaluate",
@@ -127,36 +135,16 @@ def scoring(application: Application, intake: Intake) -> APIRouter:
         ),
     )
     async def evaluate(run: str, request: Request) -> Response:
-        async with intake.message(request, EvaluateRequest, tensors=True) as message:
-            return answer(await _while_connected(request, application.evaluate(run, message)))
+        application.require_room(run)
+        async with (
+            call(request) as spent,
+            intake.message(request, EvaluateRequest, tensors=True) as message,
+        ):
+            found = await while_connected(request, application.evaluate(run, message))
+            return answer(found, spent=spent)
 
     return routes
 
 
-def _aligned(value: AlignAnswer | AlignPending) -> Response:
-    return answer(value, status=202 if isinstance(value, AlignPending) else 200)
-
-
-async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await a use case, and give it up where its client hangs up.
-
-    Raises:
-        ClientDisconnect: nobody waits for the answer any more.
-    """
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_hung_up(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        for one in (task, gone):
-            one.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _hung_up(request: Request) -> None:
-    # The body has been read to its end: all that can come now is the end of the connection.
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+def _aligned(value: AlignAnswer | AlignPending, spent: Timings) -> Response:
+    return answer(value, status=202 if isinstance(value, AlignPending) else 200, spent=spent)

@@ -1,0 +1,15 @@
+"""What an answered call says beside its answer: where its time went."""
+
+from __future__ import annotations
+
+from r2m_service.application.timings import Timings
+from r2m_service.transports.grpc.errors import Context
+
+KEY = "server-timing"
+"""Of the trailing metadata; its value is that of HTTP's Server-Timing header."""
+
+
+def tell(context: Context, spent: Timings) -> None:
+    """Put the timings into the trailing metadata; where there are none, nothing."""
+    if spent.seconds:
+        context.set_trailing_metadata(((KEY, spent.header()),))
