@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("r2m")
 
 
-MAX_GRPC_CALLS = 4096
-"""Calls and streams at once. A call that holds no bytes yet takes some kilobytes all the same."""
+MAX_GRPC_CALLS = 1024
+"""Calls and streams at once. Those whose bytes are not counted yet take LOOKAHEAD_BYTES all the
+same."""
 
 HEALTH_SECONDS = 0.5
 """How often the health service is told whether the server takes calls."""

@@ -20,6 +20,9 @@ from r2m_service.transports.grpc.unary import UnaryCalls
 from r2m_service.transports.interface import Application
 from r2m_service.transports.limits import ByteBudget, RequestLimit
 
+LOOKAHEAD_BYTES = 1 << 18
+"""Of one call, before a handler reads. A message that is being read comes without such stops."""
+
 
 def build_grpc(
     application: Application,
@@ -56,6 +59,10 @@ def build_grpc(
             ("grpc.max_send_message_length", -1),
             # Otherwise a second server on the same port starts without a word.
             ("grpc.so_reuseport", 0),
+            # What clients may send before anybody asks for it. Left to itself gRPC takes megabytes
+            # a call on a fast network, which nobody counts.
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.http2.lookahead_bytes", LOOKAHEAD_BYTES),
         ],
     )
     max_bytes = max_message_bytes if max_stream_bytes is None else max_stream_bytes
