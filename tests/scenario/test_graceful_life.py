@@ -60,7 +60,7 @@ def test_clients_that_dribble_do_not_hold_up_a_shutdown(reward_model, tmp_path):
         upload.sendall(b"POST /v1/score HTTP/1.1\r\nHost: r2m\r\nContent-Length: 999\r\n\r\n{")
         sample = pb.Sample(
             id="a", prompt="p", response="r",
-            feedback=pb.HiddenStates(dtype="float32", shape=[100, WIDTH]),
+            feedback=pb.Feedback(dtype="float32", shape=[100, WIDTH]),
         )  # fmt: skip
         group = pb.Group(id="g", samples=[sample])
         over = threading.Event()

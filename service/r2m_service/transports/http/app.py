@@ -52,7 +52,7 @@ def build_app(
         idle_seconds: a body that pauses longer is given up.
     """
     budget, requests = budget or ByteBudget(), requests or RequestLimit()
-    intake = Intake(max_body_bytes, budget, requests, application.require_ready, idle_seconds)
+    intake = Intake(max_body_bytes, budget, requests, application, idle_seconds)
     app = DocumentedApp(
         title="R2M Serve",
         version="1",

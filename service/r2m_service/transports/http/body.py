@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,6 +13,7 @@ from starlette.requests import Request
 from r2m.errors import Code, Problem
 from r2m_service.application.parsing import parse, parse_json
 from r2m_service.transports.http.tensors import attach, decode
+from r2m_service.transports.interface import Application
 from r2m_service.transports.limits import ByteBudget, RequestLimit, while_ready, within
 
 M = TypeVar("M")
@@ -30,14 +31,14 @@ class Intake:
         max_bytes: of one body.
         budget: of all bodies in flight.
         requests: how many may be in hand.
-        require_ready: refuses while draining.
+        application: asked whether the server takes work.
         idle_seconds: the longest pause between two pieces of a body.
     """
 
     max_bytes: int
     budget: ByteBudget
     requests: RequestLimit
-    require_ready: Callable[[], None]
+    application: Application
     idle_seconds: float
 
     @asynccontextmanager
@@ -62,7 +63,7 @@ class Intake:
             raise self._too_large()
         with self.requests.hold():
             async with self.budget.hold(declared, wait=False):
-                async with while_ready(self.require_ready):
+                async with while_ready(self.application.require_ready):
                     body = await self._read(request, declared)
                 if len(body) > SMALL_BYTES:
                     # Megabytes of JSON take long enough that others would notice.
