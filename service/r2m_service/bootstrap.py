@@ -51,9 +51,6 @@ HEALTH_SECONDS = 0.5
 MAX_HEAD_BYTES = 64 << 10
 """An HTTP request's line and headers, which are read before anybody can ask how long they are."""
 
-MAX_HEAD_BYTES = 64 << 10
-"""An HTTP request's line and headers, which are read before anybody can ask how long they are."""
-
 
 class StartError(RuntimeError):
     """Why the server cannot start, in one line that names the way out."""

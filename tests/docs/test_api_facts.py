@@ -127,10 +127,13 @@ def test_the_limits_are_those_of_the_code():
     idle = inspect.signature(build_app).parameters["idle_seconds"].default
     body = size(default["max_body_bytes"])
     assert {row[0]: row[1] for row in table("Limits", "what")} == {
-        "body of an HTTP request; a gRPC message": body,
+        "body of an HTTP request": body,
+        "a gRPC message": size(default["grpc_message_bytes"]),
         "hidden states of one AlignStream, or of one sample of a ScoreStream": body,
         "head of an HTTP request, with all its headers": size(bootstrap.MAX_HEAD_BYTES),
         "all requests in memory at once": size(default["inflight_bytes"]),
+        "requests in hand at once, streams aside": f"{default['inflight_requests']:,}",
+        "samples in line for the device": f"{default['queue_samples']:,}",
         "pairs of an anchor set": f"{bound(AnchorsRequest, 'pairs', 'maxItems'):,}",
         "labels of a call": f"{bound(LabelsRequest, 'labels', 'maxItems'):,}",
         "samples kept for labels, by run": f"{default['label_samples']:,}",
@@ -139,7 +142,7 @@ def test_the_limits_are_those_of_the_code():
         "samples of one ScoreStream without an answer": f"{default['stream_samples']:,}",
         "header of a safetensors body": size(MAX_HEADER_BYTES),
         "a pause within a body or a stream": f"{idle:g} s",
-        "gRPC calls at once": f"{bootstrap.MAX_GRPC_CALLS}",
+        "gRPC calls at once, streams too": f"{bootstrap.MAX_GRPC_CALLS:,}",
         "samples of a score, groups of an align, pairs of an evaluate": f"{listed:,}",
         "samples of a group": f"{bound(GroupIn, 'samples', 'maxItems'):,}",
         "heads of an evaluate": f"{bound(EvaluateRequest, 'heads', 'maxItems')}",

@@ -123,7 +123,7 @@ def test_work_that_takes_longer_gets_a_retryable_error(reward_model, tmp_path, t
         time.sleep(0.7)
         drained(server, within=20)
         caller.join()
-    assert len(found) == 1
+    assert [(error.code, error.retryable) for error in found] == [("not_ready", True)]
 
 
 def test_a_lost_device_is_told_to_everyone(reward_model, tmp_path):

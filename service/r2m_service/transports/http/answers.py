@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 
@@ -67,7 +68,7 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
 
 
 class Guard:
-    """Answers 503 compute_failed for our own bugs, and lets a client go that hung up."""
+    """Answers 503 for our own bugs and for work cut off at shutdown; lets go who hung up."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -99,3 +100,8 @@ class Guard:
             if started:  # the client sees a body cut short, never a whole wrong one
                 raise
             await failure(problem)(scope, receive, send)
+        except asyncio.CancelledError:
+            # Only the end of the drain time cancels a request. Nobody waits for this task.
+            if not started:
+                late = Problem(Code.NOT_READY, "the server shut down before the work was done")
+                await failure(late)(scope, receive, send)
