@@ -22,7 +22,8 @@ class Scale:
         most_tokens: real lengths are cut to this.
         short_calls, real_calls: samples a cell.
         smollm2_calls: samples a cell on SmolLM2.
-        states_tokens: S of the policy's states in the feedback table.
+        states_tokens: tokens of a text and S of its states in the feedback table.
+        smollm2_tokens: the same on SmolLM2.
         policy_widths: D_p of the sweep's feedback rows.
         feedback_calls: samples a cell of the feedback table.
         align_base: (groups, K, S, D_p) that the growth rows start from.
@@ -55,16 +56,17 @@ class Scale:
     short_tokens: int = 32
     most_tokens: int = 1024
     short_calls: int = 256
-    real_calls: int = 96
-    smollm2_calls: int = 24
+    real_calls: int = 64
+    smollm2_calls: int = 16
     states_tokens: int = 256
+    smollm2_tokens: int = 128
     policy_widths: tuple[int, ...] = (576, 4096)
-    feedback_calls: int = 64
+    feedback_calls: int = 32
     align_base: tuple[int, int, int, int] = (4, 4, 256, 576)
     align_grown: Mapping[str, tuple[int, ...]] = field(
         default_factory=lambda: {"groups": (8, 16), "K": (8,), "S": (1024,), "D": (2048, 4096)}
     )
-    align_smollm2: tuple[int, int, int] = (8, 4, 256)
+    align_smollm2: tuple[int, int, int] = (4, 4, 256)
     open_seconds: float = 15.0
     swap_calls: int = 1000
     swap_every: float = 0.25

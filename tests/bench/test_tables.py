@@ -1,6 +1,6 @@
 """Every table of `make bench`, in its smallest form: so that none rots between two runs of it.
 
-The tables that need our server share one process; what it says of speed is not looked at.
+The tables that need our server share one process; what they say of speed is not looked at.
 """
 
 import contextlib
@@ -47,31 +47,40 @@ def out(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """Our server on the tables' tiny model, one process for all of them."""
+    """Our server on the tables' tiny model and the bare model, one process each for all tables."""
     from bench.models import save_random_model
     from bench.scale import TINY
-    from bench.servers import ours
+    from bench.servers import bare_model, ours
 
     folder = tmp_path_factory.mktemp("server")
     model = save_random_model(folder / "model", TINY.shape)
-    with ours(model, folder, "--cache-bytes", "0", "--keep-optimizers", "64") as server:
-        yield server
+    with (
+        ours(model, folder, "--keep-optimizers", "64") as server,
+        bare_model(model) as bare,
+    ):
+        yield server, bare
 
 
 @pytest.fixture
 def make(shared, monkeypatch):
-    """Makes a table, its own server replaced by the shared one."""
+    """Makes a table, its own server and bare model replaced by the shared ones."""
     from bench.scale import TINY
     from bench.servers import PEERS
 
     @contextlib.contextmanager
     def ours(*_):
-        yield shared
+        yield shared[0]
+
+    @contextlib.contextmanager
+    def bare_model(*_):
+        yield shared[1]
 
     def make(name):
         module = importlib.import_module(f"bench.{name}")
         if hasattr(module, "ours"):
             monkeypatch.setattr(module, "ours", ours)
+        if hasattr(module, "bare_model"):
+            monkeypatch.setattr(module, "bare_model", bare_model)
         if hasattr(module, "PEERS"):  # the one peer that needs no package of its own
             monkeypatch.setattr(module, "PEERS", {"plain fastapi": PEERS["plain fastapi"]})
         said = []
