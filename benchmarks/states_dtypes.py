@@ -28,7 +28,9 @@ from torch import Tensor
 
 from r2m.tensors import TensorValue, tensor_value
 from r2m_client import ChannelScales
-from r2m_service.application.ports import Item
+from r2m_service.application.engine_port import (
+    Item,
+)
 from r2m_service.engine.pooling import pool_item
 from r2m_service.modeling.backbone import Encoded
 from r2m_service.modeling.head import Head, first_head

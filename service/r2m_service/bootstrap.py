@@ -21,6 +21,7 @@ from r2m_service.application.app import Application
 from r2m_service.application.contract import SampleIn, VanillaRequest
 from r2m_service.application.marking import KeepLimits
 from r2m_service.application.retention import Retention
+from r2m_service.engine.states import pinned
 from r2m_service.engine.torch_engine import EngineLimits, TorchEngine
 from r2m_service.modeling.backbone import Backbone
 from r2m_service.modeling.loading import ModelRefusedError, load_backbone
@@ -29,6 +30,7 @@ from r2m_service.registry.lock import hold
 from r2m_service.registry.sql import SqlRegistry
 from r2m_service.registry.sweep import sweep
 from r2m_service.settings import Settings
+from r2m_service.transports.buffers import BufferPool, aligned
 from r2m_service.transports.grpc.health import Health
 from r2m_service.transports.grpc.server import build_grpc
 from r2m_service.transports.http.app import build_app
@@ -288,6 +290,8 @@ async def _serve(
         RequestLimit(settings.inflight_requests),
     )
     health = Health()
+    on_gpu = parts.engine.info.device.startswith("cuda")
+    buffers = BufferPool(settings.buffer_bytes, pinned if on_gpu else aligned)
     grpc_server = build_grpc(
         parts.application,
         max_message_bytes=min(settings.max_body_bytes, settings.grpc_message_bytes),
@@ -297,6 +301,7 @@ async def _serve(
         requests=requests,
         max_calls=MAX_GRPC_CALLS,
         health=health,
+        buffers=buffers,
     )
     try:
         grpc_server.add_insecure_port(grpc_address)
@@ -309,6 +314,7 @@ async def _serve(
             max_body_bytes=settings.max_body_bytes,
             budget=budget,
             requests=requests,
+            buffers=buffers,
         )
     )
     info = parts.engine.info

@@ -157,6 +157,11 @@ class Settings(BaseSettings):
         description="samples in line for the device; a run may take as many as are free. Beyond, "
         "calls are `overloaded` and streams wait",
     )
+    buffer_bytes: int = Field(
+        default=GIB // 4,
+        ge=0,
+        description="bytes of memory kept for hidden states to come, once those before are done",
+    )
     stream_samples: int = Field(
         default=1024, ge=1, description="samples in flight of one ScoreStream"
     )

@@ -11,7 +11,14 @@ from support.rollouts import PROMPTS, RESPONSES, states
 
 from r2m.errors import Code, Problem
 from r2m.tensors import tensor_value
-from r2m_service.application.ports import AlignGroup, AlignJob, HeadKey, HeadSource, Item, Text
+from r2m_service.application.engine_port import (
+    AlignGroup,
+    AlignJob,
+    HeadKey,
+    HeadSource,
+    Item,
+    Text,
+)
 from r2m_service.domain.method import Gate, MethodSettings, Omega
 from r2m_service.engine.torch_engine import EngineLimits, TorchEngine
 from r2m_service.modeling.head import Head

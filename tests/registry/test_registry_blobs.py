@@ -22,7 +22,9 @@ from r2m_service.registry import folder as folder_module
 from r2m_service.registry.blobs import BlobStore
 
 if TYPE_CHECKING:
-    from r2m_service.application.ports import Blobs
+    from r2m_service.application.ports import (
+        Blobs,
+    )
 
 KEY = "runs/k7/000012-ab.safetensors"
 DATA = b"weights \x00\xff" * 1000

@@ -17,7 +17,9 @@ from r2m.errors import Code
 from r2m_service.domain.runs import AnsweredStep, BlobRef, Branch, Change
 
 if TYPE_CHECKING:
-    from r2m_service.application.ports import Registry
+    from r2m_service.application.ports import (
+        Registry,
+    )
     from r2m_service.domain.runs import RunState
 
 

@@ -11,6 +11,7 @@ import uvicorn
 from r2m_service.bootstrap import build
 from r2m_service.modeling.loading import load_backbone
 from r2m_service.settings import Settings
+from r2m_service.transports.buffers import BufferPool
 from r2m_service.transports.grpc.server import build_grpc
 from r2m_service.transports.http.app import build_app
 from r2m_service.transports.limits import ByteBudget, RequestLimit
@@ -46,6 +47,7 @@ def running(model, state, *, backbone=None, over_grpc=None, **changes):
         limits = {
             "budget": ByteBudget(settings.inflight_bytes),
             "requests": RequestLimit(settings.inflight_requests),
+            "buffers": BufferPool(settings.buffer_bytes),
         }
         http = uvicorn.Server(
             uvicorn.Config(

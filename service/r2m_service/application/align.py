@@ -27,6 +27,14 @@ from r2m_service.application.contract import (
     SampleError,
 )
 from r2m_service.application.dialogue import Dialogue, Dialogues
+from r2m_service.application.engine_port import (
+    AlignGroup,
+    AlignJob,
+    Engine,
+    GroupResult,
+    HeadSource,
+    Item,
+)
 from r2m_service.application.journaling import Journaling
 from r2m_service.application.lessons import Lesson, Lessons, unlabelled
 from r2m_service.application.lookup import (
@@ -37,13 +45,7 @@ from r2m_service.application.lookup import (
     read_file,
 )
 from r2m_service.application.ports import (
-    AlignGroup,
-    AlignJob,
     Blobs,
-    Engine,
-    GroupResult,
-    HeadSource,
-    Item,
     Registry,
 )
 from r2m_service.application.samples import items_of

@@ -11,7 +11,10 @@ from r2m_service.application.contract import (
     GroupCounts,
     LossOut,
 )
-from r2m_service.application.ports import GroupResult, Update
+from r2m_service.application.engine_port import (
+    GroupResult,
+    Update,
+)
 from r2m_service.domain.evidence import (
     agreement,
     feedback_gain,

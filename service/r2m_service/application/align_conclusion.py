@@ -17,10 +17,17 @@ from r2m_service.application.align_answer import (
 )
 from r2m_service.application.align_context import AlignContext
 from r2m_service.application.contract import AlignAnswer, GroupCounts, LossOut, SampleError
+from r2m_service.application.engine_port import (
+    GroupResult,
+    Update,
+)
 from r2m_service.application.judging import Judged, judge
 from r2m_service.application.lessons import Lesson
 from r2m_service.application.lookup import next_anchors
-from r2m_service.application.ports import Blobs, GroupResult, Registry, Update
+from r2m_service.application.ports import (
+    Blobs,
+    Registry,
+)
 from r2m_service.domain.gate import Decision, decide, measure_drift
 from r2m_service.domain.method import Gate
 from r2m_service.domain.runs import Branch, Head, StepCommit

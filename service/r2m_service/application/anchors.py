@@ -18,9 +18,17 @@ from r2m_service.application.contract import (
     SampleError,
     SampleIn,
 )
+from r2m_service.application.engine_port import (
+    AnchorItems,
+    Engine,
+    Item,
+)
 from r2m_service.application.label_port import LabelStore
 from r2m_service.application.lookup import anchors_out, find_run
-from r2m_service.application.ports import AnchorItems, Blobs, Engine, Item, Registry
+from r2m_service.application.ports import (
+    Blobs,
+    Registry,
+)
 from r2m_service.application.samples import (
     error_out,
     items_of,

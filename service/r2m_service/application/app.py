@@ -30,6 +30,9 @@ from r2m_service.application.contract import (
     UpdateRunRequest,
     VanillaRequest,
 )
+from r2m_service.application.engine_port import (
+    Engine,
+)
 from r2m_service.application.evaluate import evaluate
 from r2m_service.application.journal_port import Journal
 from r2m_service.application.journaling import Journaling
@@ -39,7 +42,10 @@ from r2m_service.application.lessons import Lessons
 from r2m_service.application.line import Line
 from r2m_service.application.lookup import find_run
 from r2m_service.application.marking import KeepLimits, Marking
-from r2m_service.application.ports import Blobs, Engine, Registry
+from r2m_service.application.ports import (
+    Blobs,
+    Registry,
+)
 from r2m_service.application.replay import Replay
 from r2m_service.application.runs import Runs
 from r2m_service.application.score import Scoring

@@ -19,8 +19,7 @@ from r2m.tensors import TensorValue, decode_base64
 from r2m_service.application.align_context import AlignContext
 from r2m_service.application.contract import QueryOut, QuestionOut, ReplyIn, ReplyValueIn
 from r2m_service.application.dialogue import Dialogue
-from r2m_service.application.feedback import pooled_of
-from r2m_service.application.ports import (
+from r2m_service.application.engine_port import (
     AlignGroup,
     Asked,
     Engine,
@@ -31,6 +30,7 @@ from r2m_service.application.ports import (
     Told,
     Vector,
 )
+from r2m_service.application.feedback import pooled_of
 from r2m_service.application.usage import NUMBER_BYTES
 
 Pooled = npt.NDArray[np.float32]

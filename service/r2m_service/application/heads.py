@@ -15,6 +15,9 @@ from r2m_service.application.contract import (
     RollbackRequest,
     RunOut,
 )
+from r2m_service.application.engine_port import (
+    Engine,
+)
 from r2m_service.application.label_port import LabelStore
 from r2m_service.application.lookup import (
     find_head,
@@ -26,7 +29,10 @@ from r2m_service.application.lookup import (
     read_file,
     run_out,
 )
-from r2m_service.application.ports import Blobs, Engine, Registry
+from r2m_service.application.ports import (
+    Blobs,
+    Registry,
+)
 from r2m_service.application.usage import Usage
 from r2m_service.domain.runs import (
     LIVE,

@@ -8,7 +8,9 @@ from datetime import datetime
 from typing import Protocol
 
 from r2m.tensors import TensorValue
-from r2m_service.application.ports import Trace
+from r2m_service.application.engine_port import (
+    Trace,
+)
 
 
 @dataclass(frozen=True, slots=True)

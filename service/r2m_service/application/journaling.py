@@ -11,6 +11,14 @@ from datetime import UTC, datetime
 
 from r2m_service.application.align_context import AlignContext
 from r2m_service.application.contract import AlignAnswer, SampleIn
+from r2m_service.application.engine_port import (
+    AlignGroup,
+    HeadSource,
+    Item,
+    MeasuredGroup,
+    Scored,
+    Update,
+)
 from r2m_service.application.journal_port import (
     AlignedRow,
     AlignedStep,
@@ -19,14 +27,6 @@ from r2m_service.application.journal_port import (
     ScoredRow,
 )
 from r2m_service.application.lessons import Lesson
-from r2m_service.application.ports import (
-    AlignGroup,
-    HeadSource,
-    Item,
-    MeasuredGroup,
-    Scored,
-    Update,
-)
 from r2m_service.domain.runs import Head
 
 logger = logging.getLogger(__name__)

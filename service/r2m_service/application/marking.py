@@ -11,8 +11,15 @@ from datetime import UTC, datetime
 
 from r2m.errors import Code, Problem
 from r2m_service.application.contract import SampleIn
+from r2m_service.application.engine_port import (
+    Item,
+    Queried,
+    Scored,
+)
 from r2m_service.application.label_port import LabelStore
-from r2m_service.application.ports import Blobs, Item, Queried, Scored
+from r2m_service.application.ports import (
+    Blobs,
+)
 from r2m_service.application.samples import prompt_hash, text_hash, text_of
 from r2m_service.domain.audit import marked_for_audit, use_of
 from r2m_service.domain.labels import KeptSample

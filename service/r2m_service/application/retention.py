@@ -10,7 +10,9 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from r2m.errors import Problem
-from r2m_service.application.ports import Blobs
+from r2m_service.application.ports import (
+    Blobs,
+)
 from r2m_service.domain.retention import Keep, Pruned
 
 logger = logging.getLogger("r2m.retention")

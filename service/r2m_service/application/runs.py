@@ -18,6 +18,9 @@ from r2m_service.application.contract import (
     RunOut,
     UpdateRunRequest,
 )
+from r2m_service.application.engine_port import (
+    Engine,
+)
 from r2m_service.application.heads import Heads
 from r2m_service.application.label_port import LabelStore
 from r2m_service.application.lookup import (
@@ -26,7 +29,10 @@ from r2m_service.application.lookup import (
     timestamp,
 )
 from r2m_service.application.parsing import parse
-from r2m_service.application.ports import Blobs, Engine, Registry
+from r2m_service.application.ports import (
+    Blobs,
+    Registry,
+)
 from r2m_service.application.usage import Usage
 from r2m_service.domain.method import CHANGEABLE, MethodSettings, check_numbers, with_defaults
 from r2m_service.domain.runs import (

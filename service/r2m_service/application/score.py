@@ -13,17 +13,19 @@ from r2m_service.application.contract import (
     ScoreRequest,
     VanillaRequest,
 )
+from r2m_service.application.engine_port import (
+    Engine,
+    HeadSource,
+    Item,
+    Queried,
+    Scored,
+)
 from r2m_service.application.journaling import Journaling
 from r2m_service.application.lookup import find_run, head_source, scoring_head
 from r2m_service.application.marking import Marking, ScoredBy
 from r2m_service.application.ports import (
     Blobs,
-    Engine,
-    HeadSource,
-    Item,
-    Queried,
     Registry,
-    Scored,
 )
 from r2m_service.application.samples import error_out, items_of, require_distinct
 from r2m_service.application.usage import Usage, bytes_of

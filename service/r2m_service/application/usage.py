@@ -8,7 +8,11 @@ from datetime import UTC, datetime
 
 from r2m.errors import Problem
 from r2m_service.application.contract import UsageOut
-from r2m_service.application.ports import Item, Queried, Scored
+from r2m_service.application.engine_port import (
+    Item,
+    Queried,
+    Scored,
+)
 
 NUMBER_BYTES = 8
 """Of a number that a trainer tells."""

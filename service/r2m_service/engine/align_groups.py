@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from r2m.errors import Code, Problem
-from r2m_service.application.ports import (
+from r2m_service.application.engine_port import (
     AlignGroup,
     AnchorItems,
     AnchorMargins,

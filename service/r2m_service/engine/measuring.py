@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from r2m.errors import Code, Problem
-from r2m_service.application.ports import Item, Told, Trace, Vector
+from r2m_service.application.engine_port import (
+    Item,
+    Told,
+    Trace,
+    Vector,
+)
 from r2m_service.engine.embedding import Embedder
 from r2m_service.engine.pooling import pool_item
 from r2m_service.modeling.attention import Pooled

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from r2m_service.application.ports import Item
+from r2m_service.application.engine_port import (
+    Item,
+)
 from r2m_service.engine.states import quantized_states, require_finite, states_tensor
 from r2m_service.modeling.attention import Pooled, pool
 from r2m_service.modeling.backbone import Encoded

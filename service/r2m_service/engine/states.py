@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,9 +25,9 @@ ALIGNMENT = 64
 def states_tensor(value: TensorValue, device: torch.device) -> Tensor:
     """h_SP of a checked value, on a device."""
     flat = torch.frombuffer(value.data, dtype=DTYPES[value.dtype])
-    if flat.data_ptr() % ALIGNMENT:
+    if flat.dtype is torch.float32 and flat.data_ptr() % ALIGNMENT:
         # Where a request's bytes lie is chance, and BLAS promises the same bits only for the same
-        # alignment.
+        # alignment. 16-bit numbers need no such copy: BLAS sees the float32 copies of their chunks.
         flat = flat.clone()
     return flat.reshape(value.shape).to(device)
 
@@ -39,6 +41,11 @@ def quantized_states(value: TensorValue, device: torch.device) -> Quantized:
     q_SP = torch.frombuffer(value.data, dtype=torch.int8, offset=first).reshape(tokens, width)
     channel_P, token_S = scales.to(device).split([width, tokens])
     return Quantized(q_SP.to(device), token_S, channel_P)
+
+
+def pinned(size: int) -> npt.NDArray[np.uint8]:
+    """New page-locked memory: what a GPU copies from without a detour, and aligned."""
+    return torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
 
 
 def require_finite(c_P: Tensor, h_SP: Tensor | None) -> None:

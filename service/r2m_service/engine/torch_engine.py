@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from r2m.errors import Code, Problem
-from r2m_service.application.ports import (
+from r2m_service.application.engine_port import (
     AlignJob,
     AnyText,
     Ask,
@@ -90,7 +90,7 @@ class _ScoreWork:
 
 
 class TorchEngine:
-    """Implements `application.ports.Engine`.
+    """Implements `application.engine_port.Engine`.
 
     Args:
         deterministic: every text alone and unpadded, every product of one sample, so that a

@@ -16,8 +16,10 @@ import pyarrow as pa
 
 from r2m.errors import Code, Problem
 from r2m.tensors import TensorValue
+from r2m_service.application.engine_port import (
+    Trace,
+)
 from r2m_service.application.journal_port import AlignedStep, HeadName, ScoredRow
-from r2m_service.application.ports import Trace
 from r2m_service.journal.schema import ALIGNS, SCORES
 
 logger = logging.getLogger(__name__)

@@ -36,11 +36,13 @@ from typing import Any, cast
 import grpc.aio
 
 from r2m.errors import Code, Problem
+from r2m.tensors import Bytes
 from r2m.v1 import r2m_pb2 as pb
 from r2m_service.application.contract import SampleIn, ScoreOut
 from r2m_service.application.parsing import excerpt, parse
 from r2m_service.application.samples import error_out
 from r2m_service.transports.failures import only_problems
+from r2m_service.transports.grpc.chunks import chunk_of
 from r2m_service.transports.grpc.errors import Context
 from r2m_service.transports.grpc.messages import decode, to_bytes, to_value
 from r2m_service.transports.grpc.score_uploads import Bounds, ReadingClock, SampleUpload, late
@@ -58,6 +60,7 @@ REMEMBERED = 4096
 """Samples answered lately, whose late chunks are no error of the stream."""
 
 MAX_ID = 256
+_CHUNK = pb.ScoreStreamRequest.DESCRIPTOR.fields_by_name["chunk"].number
 
 
 class OpenStream:
@@ -118,6 +121,10 @@ class OpenStream:
 
     async def _read(self) -> None:
         while (raw := cast("Any", await self._context.read())) is not grpc.aio.EOF:
+            chunk = chunk_of(raw, _CHUNK)
+            if chunk is not None:
+                await self._take(*chunk)
+                continue
             message = decode(pb.ScoreStreamRequest, raw)
             part = message.WhichOneof("part")
             if part == "sample":
@@ -167,7 +174,7 @@ class OpenStream:
                 "feedback.data must be empty: on a stream it comes in chunks",
                 field="feedback.data",
             )
-        upload = SampleUpload(sample, size, self._clock)
+        upload = SampleUpload(sample, size, self._clock, self._bounds.buffers)
         if upload.stated > self._bounds.max_bytes:
             raise Problem(
                 Code.TOO_LARGE,
@@ -177,7 +184,7 @@ class OpenStream:
             )
         return upload
 
-    async def _take(self, name: str, data: bytes) -> None:
+    async def _take(self, name: str, data: Bytes) -> None:
         upload = self._uploads.get(name)
         if upload is None:
             self._take_late(name, data)
@@ -190,7 +197,7 @@ class OpenStream:
             elif not _over(upload):
                 upload.add(data)
 
-    def _take_late(self, name: str, data: bytes) -> None:
+    def _take_late(self, name: str, data: Bytes) -> None:
         """A chunk of a sample that has its answer: ignored, unless that answer is a reward."""
         if name not in self._answered:
             raise Problem(

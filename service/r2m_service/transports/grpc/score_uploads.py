@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from r2m.errors import Code, Problem
+from r2m.tensors import Bytes
 from r2m_service.application.contract import SampleIn, ScoreOut
 from r2m_service.application.parsing import excerpt
 from r2m_service.application.samples import error_out
+from r2m_service.transports.buffers import BufferPool
 from r2m_service.transports.grpc.uploads import MAX_CHUNK_BYTES, Tensor
 from r2m_service.transports.limits import ByteBudget
 
@@ -25,12 +27,14 @@ class Bounds:
         budget: bytes in flight; samples wait for their share.
         idle_seconds: the longest pause within a sample's bytes, before the first message, and of
             a client that does not read while answers wait.
+        buffers: where the tensors' memory is from.
     """
 
     max_bytes: int
     max_samples: int
     budget: ByteBudget
     idle_seconds: float
+    buffers: BufferPool = field(default_factory=BufferPool)
 
 
 class ReadingClock:
@@ -66,6 +70,7 @@ class SampleUpload:
         sample: as announced; its feedback has dtype and shape but no data.
         message_bytes: of the announcement.
         clock: by which a pause is too long.
+        buffers: where the tensor's memory is from.
 
     Attributes:
         admitted: its bytes are reserved: chunks may be taken.
@@ -73,14 +78,16 @@ class SampleUpload:
         task: runs it.
     """
 
-    def __init__(self, sample: SampleIn, message_bytes: int, clock: ReadingClock) -> None:
+    def __init__(
+        self, sample: SampleIn, message_bytes: int, clock: ReadingClock, buffers: BufferPool
+    ) -> None:
         self.sample = sample
         self.message_bytes = message_bytes
         self.admitted = False
         self.problem: Problem | None = None
         self.task: asyncio.Task[None] | None = None
         self._clock = clock
-        self._tensor = None if sample.feedback is None else Tensor(sample.feedback)
+        self._tensor = None if sample.feedback is None else Tensor(sample.feedback, buffers)
         self._begun = False
         self._touched = 0.0
         self._arrived = asyncio.Event()
@@ -107,7 +114,7 @@ class SampleUpload:
         self.admitted = True
         self._touched = self._clock.now()
 
-    def fault(self, data: bytes) -> Problem | None:
+    def fault(self, data: Bytes) -> Problem | None:
         """What is wrong with a chunk, if anything is."""
         if len(data) > MAX_CHUNK_BYTES:
             return Problem(
@@ -123,7 +130,7 @@ class SampleUpload:
             return surplus(self.sample.id, size)
         return None
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: Bytes) -> None:
         """Take a chunk that has no fault."""
         if self._tensor is not None:
             self._tensor.add(self.sample.id, data)

@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 from grpc_reflection.v1alpha import reflection
 
+from r2m_service.transports.buffers import BufferPool
 from r2m_service.transports.grpc.errors import Context, or_abort
 from r2m_service.transports.grpc.health import SERVICE, Health
 from r2m_service.transports.grpc.methods import UNARY
@@ -35,6 +36,7 @@ def build_grpc(
     idle_seconds: float = 60.0,
     max_calls: int | None = None,
     health: Health | None = None,
+    buffers: BufferPool | None = None,
 ) -> grpc.aio.Server:
     """The gRPC server, without an address and not started. Call it inside the event loop.
 
@@ -49,9 +51,11 @@ def build_grpc(
         requests: unary calls in hand, shared with the other transport; None: no bound.
         max_calls: calls at once, streams too; gRPC itself refuses more (RESOURCE_EXHAUSTED,
             without details).
+        buffers: where the memory of streamed tensors is from; None: new memory each time.
         health: the health service; pass your own to set it to NOT_SERVING later.
     """
     held = budget or ByteBudget()
+    memory = buffers or BufferPool()
     server = grpc.aio.server(
         maximum_concurrent_rpcs=max_calls,
         options=[
@@ -66,7 +70,9 @@ def build_grpc(
         ],
     )
     max_bytes = max_message_bytes if max_stream_bytes is None else max_stream_bytes
-    align = AlignStream(application, max_bytes=max_bytes, budget=held, idle_seconds=idle_seconds)
+    align = AlignStream(
+        application, max_bytes=max_bytes, budget=held, idle_seconds=idle_seconds, buffers=memory
+    )
     score = ScoreStream(
         application,
         Bounds(
@@ -74,6 +80,7 @@ def build_grpc(
             max_samples=max_stream_samples,
             budget=held,
             idle_seconds=idle_seconds,
+            buffers=memory,
         ),
     )
 

@@ -13,6 +13,8 @@ from r2m.v1 import r2m_pb2 as pb
 from r2m_service.application.contract import AlignAnswer, AlignPending, AlignRequest, Progress
 from r2m_service.application.parsing import parse
 from r2m_service.application.timings import timed
+from r2m_service.transports.buffers import BufferPool
+from r2m_service.transports.grpc.chunks import chunk_of
 from r2m_service.transports.grpc.errors import Context
 from r2m_service.transports.grpc.messages import decode, to_bytes, to_value
 from r2m_service.transports.grpc.trailers import tell
@@ -22,6 +24,7 @@ from r2m_service.transports.limits import ByteBudget, while_ready, within
 
 PROGRESS_SECONDS = 0.3
 DRAIN_SECONDS = 1.0
+_CHUNK = pb.AlignStreamRequest.DESCRIPTOR.fields_by_name["chunk"].number
 
 
 class AlignStream:
@@ -32,15 +35,23 @@ class AlignStream:
         max_bytes: of the tensors of one call.
         budget: bytes in flight; a stream waits for its share.
         idle_seconds: the longest pause between two messages of the client.
+        buffers: where the tensors' memory is from.
     """
 
     def __init__(
-        self, application: Application, *, max_bytes: int, budget: ByteBudget, idle_seconds: float
+        self,
+        application: Application,
+        *,
+        max_bytes: int,
+        budget: ByteBudget,
+        idle_seconds: float,
+        buffers: BufferPool | None = None,
     ) -> None:
         self._application = application
         self._max_bytes = max_bytes
         self._budget = budget
         self._idle_seconds = idle_seconds
+        self._buffers = buffers or BufferPool()
 
     async def __call__(self, context: Context) -> None:
         """Read the request and its chunks, align, write progress and the answer.
@@ -68,7 +79,7 @@ class AlignStream:
         body = to_value(first.request)
         run = body.pop("run")
         request = parse(AlignRequest, body)
-        upload = Upload(request)
+        upload = Upload(request, self._buffers)
         if upload.size > self._max_bytes:
             raise Problem(
                 Code.TOO_LARGE,
@@ -87,6 +98,10 @@ class AlignStream:
 
     async def _receive(self, context: Context, upload: Upload) -> None:
         while (raw := await self._next(context)) is not None:
+            chunk = chunk_of(raw, _CHUNK)
+            if chunk is not None:
+                upload.add(*chunk)
+                continue
             part = decode(pb.AlignStreamRequest, raw)
             if part.WhichOneof("part") != "chunk":
                 raise Problem(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from r2m.errors import Code, Problem
-from r2m.tensors import ITEM_BYTES, MAX_DIMENSION, wire_bytes
+from r2m.tensors import ITEM_BYTES, MAX_DIMENSION, Bytes, wire_bytes
 from r2m_service.application.contract import AlignRequest, FeedbackIn, SampleIn
 from r2m_service.application.parsing import excerpt
+from r2m_service.transports.buffers import BufferPool
 
 MAX_CHUNK_BYTES = 1 << 20
 
@@ -15,18 +16,23 @@ MAX_CHUNK_BYTES = 1 << 20
 class Tensor:
     """One sample's bytes, as far as they came.
 
+    Args:
+        feedback: dtype and shape of what is to come.
+        buffers: where its memory is from.
+
     Attributes:
         size: as dtype and shape state it; None where they state nothing that could be.
         filled: bytes so far.
     """
 
-    def __init__(self, feedback: FeedbackIn) -> None:
+    def __init__(self, feedback: FeedbackIn, buffers: BufferPool) -> None:
         self.feedback = feedback
+        self._buffers = buffers
         self.size = _stated_bytes(feedback)
         self.filled = 0
-        self.buffer: bytearray | None = None
+        self._buffer: memoryview | None = None
 
-    def add(self, name: str, data: bytes) -> None:
+    def add(self, name: str, data: Bytes) -> None:
         """Put a chunk behind the ones before it.
 
         Raises:
@@ -41,15 +47,17 @@ class Tensor:
                 f"more bytes came for sample {excerpt(name)} than its dtype and shape take, "
                 f"{self.size}",
             )
-        if self.buffer is None:  # not earlier: what never comes takes no memory
-            self.buffer = bytearray(self.size)
-        self.buffer[self.filled : end] = data
+        if self._buffer is None:  # not earlier: what never comes takes no memory
+            self._buffer = self._buffers.take(self.size)
+        self._buffer[self.filled : end] = data
         self.filled = end
 
     def finish(self) -> None:
         """Give the feedback the bytes that came."""
         # Fewer bytes than stated are this sample's feedback_size, which the use case finds.
-        self.feedback.data = memoryview(self.buffer or b"")[: self.filled]
+        # The memory goes back when the last who reads it is done: nothing else may hold it.
+        whole, self._buffer = self._buffer, None
+        self.feedback.data = memoryview(b"") if whole is None else whole[: self.filled]
 
 
 class Upload:
@@ -57,12 +65,13 @@ class Upload:
 
     Args:
         request: the message, whose feedback has dtype and shape but no data.
+        buffers: where the memory is from.
 
     Raises:
         Problem: duplicate_id, or invalid_request for data in the first message.
     """
 
-    def __init__(self, request: AlignRequest) -> None:
+    def __init__(self, request: AlignRequest, buffers: BufferPool) -> None:
         self._tensors: dict[str, Tensor | None] = {}
         for path, sample in _samples(request):
             if sample.id in self._tensors:
@@ -77,14 +86,14 @@ class Upload:
                     f"{path}.feedback.data must be empty: on a stream it comes in chunks",
                     field=f"{path}.feedback.data",
                 )
-            self._tensors[sample.id] = Tensor(sample.feedback) if sample.feedback else None
+            self._tensors[sample.id] = Tensor(sample.feedback, buffers) if sample.feedback else None
 
     @property
     def size(self) -> int:
         """Bytes of all tensors together."""
         return sum(one.size or 0 for one in self._tensors.values() if one is not None)
 
-    def add(self, name: str, data: bytes) -> None:
+    def add(self, name: str, data: Bytes) -> None:
         """Take a chunk.
 
         Raises:

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from r2m.errors import Code, Problem
 from r2m_service.application.contract import ServerOut
+from r2m_service.transports.buffers import BufferPool
 from r2m_service.transports.http.answers import (
     Guard,
     answer,
@@ -41,6 +42,7 @@ def build_app(
     budget: ByteBudget | None = None,
     requests: RequestLimit | None = None,
     idle_seconds: float = 60.0,
+    buffers: BufferPool | None = None,
 ) -> FastAPI:
     """The HTTP application.
 
@@ -50,9 +52,11 @@ def build_app(
         budget: bytes in flight, shared with the other transport; None: no common bound.
         requests: requests in hand, shared likewise; None: no bound.
         idle_seconds: a body that pauses longer is given up.
+        buffers: where the memory of safetensors bodies is from; None: new memory each time.
     """
     budget, requests = budget or ByteBudget(), requests or RequestLimit()
-    intake = Intake(max_body_bytes, budget, requests, application, idle_seconds)
+    memory = buffers or BufferPool()
+    intake = Intake(max_body_bytes, budget, requests, application, idle_seconds, memory)
     app = DocumentedApp(
         title="R2M Serve",
         version="1",

@@ -12,11 +12,14 @@ from starlette.requests import Request
 
 from r2m.errors import Code, Problem
 from r2m_service.application.parsing import parse, parse_json
+from r2m_service.transports.buffers import BufferPool
 from r2m_service.transports.http.tensors import attach, decode
 from r2m_service.transports.interface import Application
 from r2m_service.transports.limits import ByteBudget, RequestLimit, while_ready, within
 
 M = TypeVar("M")
+Body = bytearray | memoryview
+"""JSON, or a safetensors body."""
 
 JSON = "application/json"
 SAFETENSORS = "application/x-safetensors"
@@ -33,6 +36,7 @@ class Intake:
         requests: how many may be in hand.
         application: asked whether the server takes work.
         idle_seconds: the longest pause between two pieces of a body.
+        buffers: where the memory of safetensors bodies is from.
     """
 
     max_bytes: int
@@ -40,6 +44,7 @@ class Intake:
     requests: RequestLimit
     application: Application
     idle_seconds: float
+    buffers: BufferPool
 
     @asynccontextmanager
     async def message(
@@ -64,25 +69,36 @@ class Intake:
         with self.requests.hold():
             async with self.budget.hold(declared, wait=False):
                 async with while_ready(self.application.require_ready):
-                    body = await self._read(request, declared)
+                    body = await self._read(request, media, declared)
                 if len(body) > SMALL_BYTES:
                     # Megabytes of JSON take long enough that others would notice.
-                    yield await asyncio.to_thread(_decoded, model, media, body)
+                    yield await asyncio.to_thread(_decoded, model, body)
                 else:
-                    yield _decoded(model, media, body)
+                    yield _decoded(model, body)
 
-    async def _read(self, request: Request, most: int) -> bytearray:
-        body = bytearray()
+    async def _read(self, request: Request, media: str, declared: int) -> Body:
+        """The body, put piece by piece where it is to lie."""
+        body: Body | None = None
+        filled = 0
         pieces = aiter(request.stream())
         while True:
             try:
                 piece = await within(self.idle_seconds, anext(pieces))
             except StopAsyncIteration:
-                return body
-            if len(body) + len(piece) > most:
+                if body is None:
+                    return self._memory(media, 0)
+                return body if filled == len(body) else body[:filled]
+            if filled + len(piece) > declared:
                 # HTTP/1.1 lets nobody send more than was declared: nothing had been.
                 raise _without_length()
-            body += piece
+            if body is None:  # not earlier: what never comes takes no memory
+                body = self._memory(media, declared)
+            body[filled : filled + len(piece)] = piece
+            filled += len(piece)
+
+    def _memory(self, media: str, size: int) -> Body:
+        # The JSON parser wants memory of Python's own.
+        return self.buffers.take(size) if media == SAFETENSORS else bytearray(size)
 
     def _too_large(self) -> Problem:
         return Problem(
@@ -126,7 +142,7 @@ def _without_length() -> Problem:
     )
 
 
-def _decoded(model: type[M], media: str, body: bytearray) -> M:
-    if media == SAFETENSORS:
+def _decoded(model: type[M], body: Body) -> M:
+    if isinstance(body, memoryview):
         return parse(model, attach(*decode(body)))
     return parse_json(model, body)

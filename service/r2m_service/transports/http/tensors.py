@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from r2m.errors import Code, Problem
-from r2m.tensors import TensorValue
+from r2m.tensors import Bytes, TensorValue
 from r2m_service.application.parsing import excerpt, read_json
 
 MAX_HEADER_BYTES = 16 << 20
@@ -38,7 +38,7 @@ _DTYPES: dict[str, tuple[str, int]] = {
 }
 
 
-def decode(body: bytes | bytearray) -> tuple[object, dict[str, TensorValue]]:
+def decode(body: Bytes) -> tuple[object, dict[str, TensorValue]]:
     """The request in the metadata, and the tensors as views into the body.
 
     Raises:
@@ -53,7 +53,7 @@ def decode(body: bytes | bytearray) -> tuple[object, dict[str, TensorValue]]:
         raise Problem(
             Code.TOO_LARGE, f"a safetensors header may have {MAX_HEADER_BYTES} bytes, got {size}"
         )
-    header = read_json(body[8 : 8 + size], what="the safetensors header")
+    header = read_json(bytes(body[8 : 8 + size]), what="the safetensors header")
     if not isinstance(header, dict):
         raise _malformed("its header is not an object")
     entries = cast("dict[str, object]", header)
