@@ -13,6 +13,7 @@ from r2m_service.modeling.loading import load_backbone
 from r2m_service.settings import Settings
 from r2m_service.transports.grpc.server import build_grpc
 from r2m_service.transports.http.app import build_app
+from r2m_service.transports.limits import ByteBudget, RequestLimit
 
 MIB = 1 << 20
 
@@ -42,16 +43,22 @@ def running(model, state, *, backbone=None, over_grpc=None, **changes):
     async def main():
         nonlocal stop, loop_of
         stop, loop_of = asyncio.Event(), asyncio.get_running_loop()
+        limits = {
+            "budget": ByteBudget(settings.inflight_bytes),
+            "requests": RequestLimit(settings.inflight_requests),
+        }
         http = uvicorn.Server(
             uvicorn.Config(
-                build_app(parts.application, max_body_bytes=settings.max_body_bytes),
+                build_app(parts.application, max_body_bytes=settings.max_body_bytes, **limits),
                 port=0,
                 log_config=None,
             )
         )
         http.capture_signals = contextlib.nullcontext
         grpc_server = build_grpc(
-            parts.application, max_message_bytes=settings.max_body_bytes, **over_grpc or {}
+            parts.application,
+            max_message_bytes=settings.max_body_bytes,
+            **{**limits, **(over_grpc or {})},
         )
         ports["grpc"] = grpc_server.add_insecure_port("127.0.0.1:0")
         await grpc_server.start()
