@@ -1,5 +1,6 @@
 """The client's other calls in both encodings, and no field that it cannot write."""
 
+import base64
 import dataclasses
 
 import pytest
@@ -33,6 +34,10 @@ settings = st.recursive(
 methods = st.dictionaries(texts, settings, max_size=3)
 
 
+def base64_text(data):
+    return base64.b64encode(data).decode()
+
+
 def pairs_of(samples):
     """Pairs of samples with ids of their own."""
     return st.lists(samples, min_size=2, max_size=4, unique_by=lambda one: one.id).map(
@@ -44,6 +49,11 @@ plain_texts = st.builds(Sample, names, texts, texts, finish_reason=st.none() | t
 labels = st.builds(Label, id=names, grade=numbers, source=reasons) | st.builds(
     Label, chosen=names, rejected=names
 )
+values = st.fixed_dictionaries(
+    {"id": names},
+    optional={"fused": numbers, "pooled": st.binary(max_size=16).map(base64_text)},
+)
+replies = st.fixed_dictionaries({"values": st.lists(values, max_size=2)})
 CALLS = {
     "CreateRunRequest": st.builds(
         _calls.create_run,
@@ -72,6 +82,7 @@ CALLS = {
         _label_calls.put_anchors, ids, pairs_of(plain_texts), reason=reasons
     ),
     "AddLabelsRequest": st.builds(_label_calls.add_labels, ids, st.lists(labels, max_size=3)),
+    "ReplyAlignRequest": st.builds(_calls.reply_align, ids, ids, st.lists(replies, max_size=2)),
 }  # fmt: skip
 
 
@@ -138,6 +149,8 @@ FULL = {
         "r", [Pair("p", BARE[0], BARE[1]), Pair("q", BARE[2], Sample("d"))], reason="x")],
     "AddLabelsRequest": [_label_calls.add_labels(
         "r", [Label(id="a", grade=1.0, source="s"), Label(chosen="a", rejected="b")])],
+    "ReplyAlignRequest": [_calls.reply_align(
+        "r", "t", [{"values": [{"id": "a", "fused": 0.5, "pooled": "AAAA"}]}])],
 }  # fmt: skip
 SPLIT = {"FeedbackIn.split", "SplitIn.head", "SplitIn.fused"}
 NOT_WRITTEN = {

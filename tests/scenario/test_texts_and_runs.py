@@ -210,7 +210,9 @@ def test_a_run_shows_its_usage_and_its_live_numbers(raw, trained, server):
     run, _ = raw("GetRun", "GET", f"/v1/runs/{trained}", pb.GetRunRequest, pb.Run, {}, trained)
     usage = run["usage"]
     assert (int(usage["samples"]), int(usage["aligns"])) == (4, 3)
-    assert int(usage["feedback_bytes"]) == sum(s.hidden_states.nbytes for s in samples(1))
+    aligned = [s for step in (1, 2, 3) for group in groups(step) for s in group.samples]
+    took = sum(s.hidden_states.nbytes for s in [*samples(1), *aligned])
+    assert int(usage["feedback_bytes"]) == took
     assert float(usage["device_seconds"]) > 0
     assert run["live"]["verdict"] == "accepted"
     assert run["live"]["loss"]["bt"] > 0
