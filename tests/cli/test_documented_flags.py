@@ -15,7 +15,7 @@ from r2m_service.sources import ELSEWHERE, variable
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
-OTHERS = {"--check", "--part"}  # of docs/generate.py, benchmarks/batching.py
+OTHERS = {"--check", "--part", "--tables"}  # of docs/generate.py and of benchmarks
 OF_TESTS = {"R2M_TEST_DATA", "R2M_TEST_DATABASE_URL"}
 ADDED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][
     "r2m.commands"
