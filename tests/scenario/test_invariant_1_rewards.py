@@ -105,3 +105,8 @@ def test_an_answer_names_what_it_is_a_function_of(server, client, run_name):
     assert (by_step.head, by_step.rewards) == (2, by_number.rewards)
     live = client.score(samples(1), run=run_name)
     assert live.head == STEPS
+    # By the ω that is told, not by another head's.
+    zero = client.score(samples(1), run=run_name, head=0)
+    assert zero.omega != by_number.omega != live.omega
+    vanilla = [one.vanilla_reward for one in zero.scores]
+    assert zero.rewards == pytest.approx([zero.omega * one for one in vanilla], abs=1e-5)
