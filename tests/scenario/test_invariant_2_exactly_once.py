@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import threading
+from datetime import UTC, datetime
 
 import httpx
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from support.rollouts import WIDTH_P, groups
 from support.serving import running
 
+from r2m.errors import Code, Problem
 from r2m_client import (
     AlignConflict,
     Client,
@@ -19,6 +21,7 @@ from r2m_client import (
     StepConflict,
     StepOutOfOrder,
 )
+from r2m_service.domain.runs import StepCommit
 
 METHOD = {"width": 16, "learning_rate": 3e-4}
 
@@ -204,6 +207,30 @@ def test_of_two_contents_at_once_one_wins(both, run_name):
     assert len(http.heads(run_name)) == 2
 
 
+def rival(run, *, step=1, parent=0):
+    """Another replica's commit."""
+    return StepCommit(
+        run=run, branch="main", step=step, parent=parent, live=parent, candidate=None,
+        content_hash="rival", answer="{}", at=datetime.now(UTC),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "parent"), [(2, 0), (3, 1), (1, 1)])
+def test_a_commit_compares_the_step_and_the_parent_before_it_swaps(
+    server, client, run_name, step, parent
+):
+    """The branch stands at step 1, and head 1 is live."""
+    client.create_run(run_name, policy_hidden_size=WIDTH_P, method=METHOD)
+    client.align(run_name, step=1, groups=groups(1))
+    before = client.run(run_name)
+    with pytest.raises(Problem) as caught:
+        server.parts.registry.commit_step(rival(run_name, step=step, parent=parent))
+    assert caught.value.code == Code.ALIGN_CONFLICT
+    after = client.run(run_name)
+    assert (after.head, after.step, after.aliases) == (before.head, before.step, before.aliases)
+    assert client.align(run_name, step=2, groups=groups(2)).parent == 1
+
+
 def test_two_replicas_at_once_one_wins_and_the_other_may_try_again(
     server, both, run_name, monkeypatch
 ):
@@ -218,7 +245,7 @@ def test_two_replicas_at_once_one_wins_and_the_other_may_try_again(
         update = await align(*given)
         if not before.is_set():
             before.set()
-            registry.commit_step(_rival(registry, run_name))
+            registry.commit_step(rival(run_name))
         return update
 
     monkeypatch.setattr(engine, "align", beaten)
@@ -234,14 +261,3 @@ def test_two_replicas_at_once_one_wins_and_the_other_may_try_again(
     with pytest.raises(StepConflict):
         http.align(run_name, step=1, groups=groups(1))
     assert grpc.align(run_name, step=2, groups=groups(2)).parent == 0
-
-
-def _rival(registry, run):
-    from datetime import UTC, datetime
-
-    from r2m_service.domain.runs import StepCommit
-
-    return StepCommit(
-        run=run, branch="main", step=1, parent=0, live=0, candidate=None, content_hash="rival",
-        answer="{}", at=datetime.now(UTC), rejections=0,
-    )  # fmt: skip
