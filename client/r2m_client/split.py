@@ -143,8 +143,12 @@ class States:
 class RankStates:
     """States that are spread over the ranks of a trainer; only small vectors are gathered.
 
-    Rank 0 makes it and hands it to the client as `feedback`; the other ranks make it and `follow`
-    until rank 0 calls `close`. Every rank holds the states of its own samples.
+    Rank 0 makes it and hands it to the client as `feedback`, within a `with`; the other ranks make
+    it and `follow` until that block ends. Every rank holds the states of its own samples.
+
+        with torch_ranks(states) as shared:  # rank 0
+            client.score(samples, run="tldr", feedback=shared)
+        torch_ranks(states).follow()  # every other rank
 
     Args:
         states: this rank's.
@@ -178,6 +182,12 @@ class RankStates:
     def pooled(self, context: Context) -> Mapping[str, bytes]:
         """On rank 0; each rank answers for its own."""
         return self._ask("pooled", context)
+
+    def __enter__(self) -> RankStates:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
     def follow(self) -> None:
         """On the other ranks: answer until rank 0 closes."""

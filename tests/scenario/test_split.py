@@ -289,6 +289,25 @@ def test_evaluate_takes_whole_states(client, twins):
     assert {one.error.code for one in answer.errors} == {"feedback_unexpected"}
 
 
+def test_an_answer_that_would_be_too_large_is_refused_before_it_is_made(client, run_name):
+    """A small request can ask for much: 32 MiB of u a call are 128 samples of this width."""
+    width = 1 << 16
+    client.create_run(run_name, policy_hidden_size=width, method={"width": 1})
+    row = np.zeros((1, width), np.float32)
+    batch = [Sample(f"s{n}", "q", "a", row) for n in range(129)]
+    with pytest.raises(ServerError) as caught:
+        client.score(batch, run=run_name, feedback="split")
+    assert caught.value.code == "too_large"
+    assert "may ask for 128" in str(caught.value)
+    assert len(client.score(batch[:2], run=run_name, feedback="split").rewards) == 2
+    many = [Group(f"g{n}", [Sample(f"g{n}-{m}", "q", "a", row) for m in range(8)])
+            for n in range(65)]  # fmt: skip
+    with pytest.raises(ServerError) as caught:
+        client.align(run_name, step=1, groups=many, feedback="split")
+    assert caught.value.code == "too_large"
+    assert client.run(run_name).next_step == 1
+
+
 def test_samples_of_a_stream_too(server, twins):
     """ScoreStream answers with u, and the same sample comes again with its number."""
     import asyncio

@@ -33,12 +33,11 @@ else:
                                         for s in g.samples])
         for g in groups(1)
     ]
-    with Client(url, wire_dtype="float32") as client:
+    with states, Client(url, wire_dtype="float32") as client:
         scored = client.score([s for g in bare for s in g.samples], run=run, feedback=states)
         answer = client.align(
             run, step=1, groups=bare, feedback=states, context=scored.context
         )
-    states.close()
     print(json.dumps({
         "rewards": scored.rewards, "verdict": answer.verdict, "samples": answer.drift.samples,
         "norm": answer.gradient_norm,

@@ -252,7 +252,7 @@ class Align:
             parent=self._source(context, context.parent),
             reference=self._source(context, context.reference),
         )
-        jobs = await asking.before(jobs)
+        jobs = await asking.before(jobs, lesson.anchors.values())
         job = await self._job(context, list(jobs.values()), lesson)
         update = await self._engine.align(job, told.measured, asking.gate)
         took = asking.bytes + sum(

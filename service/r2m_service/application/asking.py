@@ -8,19 +8,20 @@ the anchors under each head.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from r2m.errors import Problem
+from r2m.errors import Code, Problem
 from r2m.tensors import TensorValue, decode_base64
 from r2m_service.application.align_context import AlignContext
 from r2m_service.application.contract import QueryOut, QuestionOut, ReplyIn, ReplyValueIn
 from r2m_service.application.dialogue import Dialogue
 from r2m_service.application.engine_port import (
     AlignGroup,
+    AnchorItems,
     Asked,
     Engine,
     HeadSource,
@@ -34,6 +35,9 @@ from r2m_service.application.feedback import pooled_of
 from r2m_service.application.usage import NUMBER_BYTES
 
 Pooled = npt.NDArray[np.float32]
+
+MAX_QUESTION_BYTES = 256 << 20
+"""Of u in all that one align may come to ask at once: it is held until the trainer answers."""
 
 
 class Asking:
@@ -64,9 +68,19 @@ class Asking:
         self._parent = parent
         self._reference = reference
 
-    async def before(self, groups: Mapping[int, AlignGroup]) -> dict[int, AlignGroup]:
-        """The groups with all that the loss needs of them, as far as the trainer tells it."""
+    async def before(
+        self, groups: Mapping[int, AlignGroup], anchors: Iterable[AnchorItems]
+    ) -> dict[int, AlignGroup]:
+        """The groups with all that the loss needs of them, as far as the trainer tells it.
+
+        Raises:
+            Problem: too_large, where more would have to be asked than may be held.
+        """
         kept = [item for group in groups.values() for item in group.items if item.split is not None]
+        judging = sum(
+            side.split is not None for pair in anchors for side in (pair.chosen, pair.rejected)
+        )
+        self._require_few(len(kept), judging)
         if not kept:
             return dict(groups)
         number = self._context.parent.number
@@ -111,6 +125,19 @@ class Asking:
             if one.because == "gate":
                 self.untold += len(one.queries.keys() - told.keys())
         return found
+
+    def _require_few(self, samples: int, anchors: int) -> None:
+        width = self._context.run.policy.hidden_size
+        # At once: all samples under two heads before, or under one with the anchors under three.
+        asked = max(2 * samples, samples + 3 * anchors)
+        most = MAX_QUESTION_BYTES // (4 * width)
+        if asked > most:
+            raise Problem(
+                Code.TOO_LARGE,
+                f"states of {samples} samples and {anchors} anchors stay with the trainer: it "
+                f"would be asked {asked} times at once; at D_p = {width} {most} may be: send fewer",
+                field="groups",
+            )
 
     async def _question(
         self, items: Sequence[Item], source: HeadSource, number: int, *, pooled: bool

@@ -29,6 +29,10 @@ from r2m_service.application.ports import (
 )
 from r2m_service.application.samples import error_out, items_of, require_distinct
 from r2m_service.application.usage import Usage, bytes_of
+from r2m_service.domain.runs import Run
+
+MAX_QUERY_BYTES = 32 << 20
+"""Of u in one answer: nobody reserved them when the request came, which is much smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,8 @@ class Scoring:
         stale: set[str] = set()
         checked = [_told_by(by, item, stale) for item in await items_of(self._engine, run, samples)]
         good = [item for item in checked if isinstance(item, Item)]
+        if by is not None:
+            _require_few_queries(by.name.run, good)
         scored = iter(await self._engine.score(by.source if by else None, good))
         results = [one if isinstance(one, Problem) else next(scored) for one in checked]
         marked = set[str]()
@@ -174,6 +180,18 @@ class Scoring:
             [sample for sample, _, _ in good],
             [item for _, item, _ in good],
             [result for _, _, result in good],
+        )
+
+
+def _require_few_queries(run: Run, items: Sequence[Item]) -> None:
+    asked = sum(item.split is not None and item.split.fused is None for item in items)
+    most = MAX_QUERY_BYTES // (4 * run.policy.hidden_size)
+    if asked > most:
+        raise Problem(
+            Code.TOO_LARGE,
+            f"the answer would bring u of {asked} samples; at D_p = {run.policy.hidden_size} a "
+            f"call may ask for {most}: send fewer samples a call",
+            field="samples",
         )
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Literal, TypeVar
 
 import torch
-from torch import Tensor
 
 from r2m.errors import Code, Problem
 from r2m_service.application.engine_port import (
@@ -29,7 +27,6 @@ from r2m_service.application.engine_port import (
     Queried,
     Scored,
     Text,
-    Trace,
     Update,
     Vector,
 )
@@ -40,12 +37,10 @@ from r2m_service.engine.align import Aligner
 from r2m_service.engine.align_groups import AlignHeads
 from r2m_service.engine.cache import BytesCache
 from r2m_service.engine.embedding import Embedder
-from r2m_service.engine.measuring import trace_of
-from r2m_service.engine.pooling import pool_item
 from r2m_service.engine.queue import Budgets
+from r2m_service.engine.scoring import BatchScorer, ScoreWork
 from r2m_service.engine.worker import DeviceWorker, Job
 from r2m_service.modeling.backbone import Backbone
-from r2m_service.modeling.backbone import Encoded as Embedded
 from r2m_service.modeling.head import Head, first_head
 from r2m_service.modeling.text import TextError, TextFault
 from r2m_service.modeling.update import Moments
@@ -80,15 +75,6 @@ class EngineLimits:
     head_cache_bytes: int = 2 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class _ScoreWork:
-    head: Head | None
-    omega: float
-    attends_to_backbone: bool
-    item: Item
-    timings: Timings
-
-
 class TorchEngine:
     """Implements `application.engine_port.Engine`.
 
@@ -118,8 +104,8 @@ class TorchEngine:
         )
         self._heads: BytesCache[HeadKey, Head] = BytesCache(limits.head_cache_bytes)
         self._loading: dict[HeadKey, asyncio.Task[Head]] = {}
-        self._worker: DeviceWorker[_ScoreWork, Scored | Queried | Problem] = DeviceWorker(
-            self._score_batch,
+        self._worker: DeviceWorker[ScoreWork, Scored | Queried | Problem] = DeviceWorker(
+            BatchScorer(backbone, self._embedder, one_by_one=deterministic, trace=trace),
             budgets=Budgets(limits.token_budget, limits.batch_items, limits.batch_bytes),
             fatal=_device_is_lost,
         )
@@ -198,7 +184,7 @@ class TorchEngine:
         spent = timings()
         jobs = [
             Job(
-                _ScoreWork(
+                ScoreWork(
                     head=loaded,
                     omega=head.key.omega if head else 1.0,
                     attends_to_backbone=head is not None and head.feedback == "backbone",
@@ -310,83 +296,6 @@ class TorchEngine:
         self._heads.put(source.key, head, sum(t.nbytes for t in head.tensors.values()))
         return head
 
-    # ------------------------------------------------------------ on the device thread
-
-    def _score_batch(self, batch: Sequence[_ScoreWork]) -> list[Scored | Queried | Problem]:
-        """A batch's rewards, each with its share of the time by tokens."""
-        started = time.perf_counter()
-        found = self._rewards(batch)
-        spent = time.perf_counter() - started
-        share = spent / sum(len(work.item.token_ids) for work in batch)
-        return [
-            replace(one, device_seconds=share * len(work.item.token_ids))
-            if isinstance(one, Scored)
-            else one
-            for one, work in zip(found, batch, strict=True)
-        ]
-
-    @torch.inference_mode()
-    def _rewards(self, batch: Sequence[_ScoreWork]) -> list[Scored | Queried | Problem]:
-        began = time.perf_counter()
-        encoded = self._embedder.embed(
-            [work.item.token_ids for work in batch],
-            states=[work.attends_to_backbone for work in batch],
-        )
-        embedded = time.perf_counter()
-        found: list[Scored | Queried | Problem] = [
-            Problem(Code.COMPUTE_FAILED, "not scored")
-        ] * len(batch)
-        for places in self._by_head(batch):
-            head = batch[places[0]].head
-            rte_NR = torch.stack([encoded[place].rte_R for place in places])
-            vanilla_N = self._backbone.vanilla(rte_NR)
-            queries_NP = head.queries(rte_NR) if head is not None and head.attends else None
-            for row, place in enumerate(places):
-                if head is None:
-                    found[place] = _scored(vanilla_N[row], vanilla_N[row], None)
-                    continue
-                u_P = None if queries_NP is None else queries_NP[row]
-                try:
-                    found[place] = self._reward(
-                        head, batch[place], encoded[place], u_P, vanilla_N[row]
-                    )
-                except Problem as problem:
-                    found[place] = problem
-        ended = time.perf_counter()
-        for spent in {id(work.timings): work.timings for work in batch}.values():
-            spent.add("backbone", embedded - began)
-            spent.add("head", ended - embedded)
-        return found
-
-    def _reward(
-        self, head: Head, work: _ScoreWork, encoded: Embedded, u_P: Tensor | None, vanilla: Tensor
-    ) -> Scored | Queried | Problem:
-        """A sample's reward by a version; u, where its trainer is to tell v·c.
-
-        Raises:
-            Problem: of its states.
-        """
-        split, c_P, fused_N = work.item.split, None, None
-        if u_P is not None and split is not None:
-            if split.fused is None:
-                return Queried(u_P.cpu().numpy().copy())
-            fused_N = u_P.new_tensor([split.fused])
-        elif u_P is not None:
-            c_P = pool_item(work.item, encoded, u_P).c_P
-        parts = head.parts(encoded.rte_R[None], None if c_P is None else c_P[None], fused_N)
-        made_of = None
-        if self._trace:
-            made_of = trace_of(encoded.rte_R, u_P, c_P, fused=fused_N)
-        return _scored(parts.rewards(work.omega)[0], vanilla, made_of)
-
-    def _by_head(self, batch: Sequence[_ScoreWork]) -> list[list[int]]:
-        if self._deterministic:
-            return [[place] for place in range(len(batch))]
-        groups: dict[int, list[int]] = {}
-        for place, work in enumerate(batch):
-            groups.setdefault(id(work.head), []).append(place)
-        return list(groups.values())
-
 
 @contextmanager
 def _queueing(spent: Timings) -> Generator[None]:
@@ -403,11 +312,3 @@ def _device_is_lost(error: Exception) -> bool:
     """An error after which every later call on the device fails too."""
     lost: type[Exception] | None = getattr(torch, "AcceleratorError", None)
     return lost is not None and isinstance(error, lost)
-
-
-def _scored(reward: Tensor, vanilla: Tensor, trace: Trace | None) -> Scored | Problem:
-    rewards = float(reward), float(vanilla)
-    for name, value in zip(("reward", "vanilla reward"), rewards, strict=True):
-        if not math.isfinite(value):
-            return Problem(Code.REWARD_NOT_FINITE, f"the {name} of this sample is {value}")
-    return Scored(*rewards, trace=trace)
