@@ -55,13 +55,13 @@ class Scale:
     batch_callers: int = 4
     short_tokens: int = 32
     most_tokens: int = 1024
-    short_calls: int = 256
-    real_calls: int = 64
+    short_calls: int = 192
+    real_calls: int = 40
     smollm2_calls: int = 16
     states_tokens: int = 256
     smollm2_tokens: int = 128
     policy_widths: tuple[int, ...] = (576, 4096)
-    feedback_calls: int = 32
+    feedback_calls: int = 16
     align_base: tuple[int, int, int, int] = (4, 4, 256, 576)
     align_grown: Mapping[str, tuple[int, ...]] = field(
         default_factory=lambda: {"groups": (8, 16), "K": (8,), "S": (1024,), "D": (2048, 4096)}

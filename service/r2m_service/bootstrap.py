@@ -50,6 +50,10 @@ same."""
 HEALTH_SECONDS = 0.5
 """How often the health service is told whether the server takes calls."""
 
+KEEP_ALIVE_SECONDS = 75
+"""How long a connection may be idle. Longer than clients keep theirs (httpx: 5 s, as uvicorn's own
+default): otherwise a call goes out on a connection that is being closed, and is lost."""
+
 MAX_HEAD_BYTES = 64 << 10
 """An HTTP request's line and headers, which are read before anybody can ask how long they are."""
 
@@ -250,6 +254,7 @@ async def run(settings: Settings, *, announce: Callable[[str], None]) -> None:
             # Not what is installed: httptools, its other choice, bounds no head.
             http="h11",
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
         )
     )
