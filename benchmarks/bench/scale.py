@@ -1,4 +1,4 @@
-"""How large a run is: the full one within 20 minutes on two cores, the tests' within seconds."""
+"""How large a run is: the full one meant for 20 minutes on two cores, the tests' within seconds."""
 
 from __future__ import annotations
 
