@@ -161,7 +161,10 @@ def test_every_field_of_an_answer_is_in_the_client(model):
 # ------------------------------------------------------------------ round trips
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+# `__metadata__`, which hypothesis finds in the code it tests, is no name of a tensor in the format.
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
+    lambda name: name != "__metadata__"
+)
 tensors = st.builds(
     lambda s, d, fill: TensorValue("bfloat16", (s, d), bytes([fill]) * (2 * s * d)),
     st.integers(1, 3),
