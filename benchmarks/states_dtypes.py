@@ -28,8 +28,6 @@ from torch import Tensor
 
 from r2m.tensors import TensorValue, tensor_value
 from r2m_client import ChannelScales
-from r2m_service.application.engine_port import (
-)
 from r2m_service.engine.pooling import pool_states
 from r2m_service.engine.states import on_device
 from r2m_service.modeling.head import Head, first_head

@@ -18,14 +18,13 @@ from pathlib import Path
 
 import torch
 
-from bench import feedback_load
+from bench import feedback_load, machine
 from bench import load as http_load
-from bench import machine
 from bench.measure import interleaved
 from bench.models import save_random_model
 from bench.report import Table
 from bench.runs import first_aligned
-from bench.scale import Scale
+from bench.scale import TINY, Scale
 from bench.servers import bare_model, ours
 from bench.texts import real_lengths, texts_of
 from r2m_client import Client
@@ -73,7 +72,11 @@ def table(scale: Scale, say: Callable[[str], None]) -> Table:
     """The card, the bare model, the attention over states, the server."""
     cuda = torch.cuda.is_available()
     device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
-    size = GPU if cuda else Size(scale.shape, 32, 64, 1 << 20, 2, 16, scale.real_calls, 16, 2)
+    size = (
+        GPU
+        if cuda and scale is not TINY
+        else Size(scale.shape, 32, 64, 1 << 20, 2, 16, scale.real_calls, 16, 2)
+    )
     if cuda:
         machine.share_all_cores()
     name = torch.cuda.get_device_name() if cuda else "the CPU (no GPU: the numbers mean nothing)"
