@@ -111,8 +111,9 @@ class Uploads:
             self._room -= len(value.data)
             stream = _copy_stream(self._device)
             with torch.cuda.stream(stream):
-                states = on_device(value, self._device)
-                self._started[self._waiting.popleft()] = states, stream.record_event()
+                states, copied = on_device(value, self._device), torch.cuda.Event()
+            copied.record(stream)
+            self._started[self._waiting.popleft()] = states, copied
 
 
 @cache
