@@ -138,7 +138,8 @@ def test_out_of_memory_is_an_error_of_that_work_alone(backbones):
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(1e-6)
         try:
-            large = [Item((5,) * 120, None) for _ in range(64)]
+            # More than the allocator keeps at hand.
+            large = [Item((n, *(5,) * 119), None) for n in range(3, 131)]
             refused = await engine.score(None, large)
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
