@@ -73,8 +73,7 @@ class Client(LabelMethods, ScoreFutures, Settings):
         wire_dtype: WireDtype = "bfloat16",
         headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
-        Settings.__init__(self, url, timeout, retries, wire_dtype)
-        ScoreFutures.__init__(self)
+        super().__init__(url, timeout, retries, wire_dtype)
         self._transport = open_transport(url, headers, self._traffic)
 
     def __enter__(self) -> Client:

@@ -18,12 +18,13 @@ AT_ONCE = 8
 """Calls under way; further ones wait here, so that a server sees a bounded number."""
 
 
+_starting = threading.Lock()  # held for microseconds: one for all clients is enough
+
+
 class ScoreFutures:
     """Mixed into Client."""
 
-    def __init__(self) -> None:
-        self._background: ThreadPoolExecutor | None = None
-        self._starting = threading.Lock()
+    _background: ThreadPoolExecutor | None = None
 
     def score(
         self,
@@ -66,7 +67,7 @@ class ScoreFutures:
             A future of what `score` returns or raises; `cancel` helps while it has not begun.
         """
         given = list(samples)
-        with self._starting:
+        with _starting:
             if self._background is None:
                 self._background = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="r2m-score")
             return self._background.submit(
@@ -75,7 +76,7 @@ class ScoreFutures:
 
     def _end_background(self) -> None:
         """Wait for what has begun; the rest is cancelled."""
-        with self._starting:
+        with _starting:
             if self._background is not None:
                 self._background.shutdown(cancel_futures=True)
                 self._background = None
