@@ -33,6 +33,8 @@ from r2m_service.transports.compat.messages import (
 from r2m_service.transports.compat.rewards import Rewards, conversation, of_ids, raw
 
 M = TypeVar("M", bound=BaseModel)
+Name = Callable[[], str]
+"""Of the reward model; asked only where an answer brings it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Dialect(Generic[M]):
         summary: one line.
         request: the body.
         samples: the body's texts.
-        answer: the answer, of the body, its rewards, and the reward model's name.
+        answer: the answer, of the body, its rewards, and who knows the reward model's name.
         place: where in the body the text of a number stands.
         example: of an answer.
         codes: errors beside those of all dialects.
@@ -56,7 +58,7 @@ class Dialect(Generic[M]):
     summary: str
     request: type[M]
     samples: Callable[[M], list[SampleIn]]
-    answer: Callable[[M, Rewards, str], object]
+    answer: Callable[[M, Rewards, Name], object]
     place: Callable[[int], str]
     example: object
     codes: tuple[Code, ...] = ()
@@ -85,7 +87,7 @@ def _split(query: str, prompt: str) -> SampleIn:
     return raw("", query)
 
 
-def openrlhf_answer(request: GetRewardRequest, rewards: Rewards, model: str) -> GetRewardAnswer:
+def openrlhf_answer(request: GetRewardRequest, rewards: Rewards, model: Name) -> GetRewardAnswer:
     """Numbers by name; the names depend on the run alone, as their batches are joined."""
     numbers = [one.reward for one in rewards.each]
     logs: dict[str, list[float]] = {}
@@ -110,7 +112,7 @@ def slime_samples(request: SlimeRequest) -> list[SampleIn]:
     return [conversation([*turns, {"role": "assistant", "content": request.response}])]
 
 
-def slime_answer(request: SlimeRequest, rewards: Rewards, model: str) -> float:
+def slime_answer(request: SlimeRequest, rewards: Rewards, model: Name) -> float:
     """The whole body is the reward."""
     return rewards.each[0].reward
 
@@ -142,7 +144,7 @@ def classify_samples(request: ClassifyRequest) -> list[SampleIn]:
     return input_samples(cast("str | Sequence[Any]", given))
 
 
-def classify_answer(request: ClassifyRequest, rewards: Rewards, model: str) -> object:
+def classify_answer(request: ClassifyRequest, rewards: Rewards, model: Name) -> object:
     """vLLM's object; to `text`, SGLang's list, or its one entry where one text was sent."""
     if request.text is not None:
         each = [
@@ -153,7 +155,7 @@ def classify_answer(request: ClassifyRequest, rewards: Rewards, model: str) -> o
     return ClassifyAnswer(
         id=f"classify-{uuid.uuid4().hex}",
         created=int(time.time()),
-        model=request.model or model,
+        model=request.model or model(),
         data=[ClassOut(index=n, probs=[one.reward]) for n, one in enumerate(rewards.each)],
         usage=_usage(rewards),
     )
@@ -174,7 +176,9 @@ def embeddings_samples(request: EmbeddingsRequest) -> list[SampleIn]:
     return input_samples(request.input)
 
 
-def embeddings_answer(request: EmbeddingsRequest, rewards: Rewards, model: str) -> EmbeddingsAnswer:
+def embeddings_answer(
+    request: EmbeddingsRequest, rewards: Rewards, model: Name
+) -> EmbeddingsAnswer:
     """SGLang's object: each vector has the reward alone."""
     packed = request.encoding_format == "base64"
     return EmbeddingsAnswer(
@@ -182,7 +186,7 @@ def embeddings_answer(request: EmbeddingsRequest, rewards: Rewards, model: str) 
             EmbeddingOut(index=n, embedding=_packed(one.reward) if packed else [one.reward])
             for n, one in enumerate(rewards.each)
         ],
-        model=request.model or model,
+        model=request.model or model(),
         usage=_usage(rewards),
     )
 
@@ -206,7 +210,7 @@ def gym_samples(request: VerifyRequest) -> list[SampleIn]:
     return [conversation(responses_turns(asked, request.response), chat_tools(asked.get("tools")))]
 
 
-def gym_answer(request: VerifyRequest, rewards: Rewards, model: str) -> dict[str, Any]:
+def gym_answer(request: VerifyRequest, rewards: Rewards, model: Name) -> dict[str, Any]:
     """What was sent, and the reward."""
     return {**request.model_dump(), "reward": rewards.each[0].reward}
 

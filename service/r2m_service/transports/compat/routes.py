@@ -97,7 +97,7 @@ def _scoring(application: Application, intake: Intake, dialect: Dialect[Any]) ->
                 request, rewards_of(application, run, dialect.samples(message), dialect.place)
             )
             headers = {"Server-Timing": spent.header()} if spent.seconds else None
-            answer = dialect.answer(message, rewards, application.server().model)
+            answer = dialect.answer(message, rewards, lambda: application.server().model)
             body = answer.model_dump(mode="json") if isinstance(answer, BaseModel) else answer
             return JSONResponse(body, headers=headers)
 
