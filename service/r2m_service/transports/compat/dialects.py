@@ -88,7 +88,7 @@ def _split(query: str, prompt: str) -> SampleIn:
 
 
 def openrlhf_answer(request: GetRewardRequest, rewards: Rewards, model: Name) -> GetRewardAnswer:
-    """Numbers by name; the names depend on the run alone, as their batches are joined."""
+    """Numbers by name; the names depend on the run alone, as OpenRLHF joins them in batches."""
     numbers = [one.reward for one in rewards.each]
     logs: dict[str, list[float]] = {}
     if rewards.each:

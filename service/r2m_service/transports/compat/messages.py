@@ -48,7 +48,7 @@ class GetRewardAnswer(BaseModel):
     """One number a query, in their order, in each list."""
 
     model_config = _config(
-        rewards=[0.731], scores=[0.731], extra_logs={"vanilla_reward": [0.731], "tokens": [24]}
+        rewards=[0.731], scores=[0.731], extra_logs={"vanilla_reward": [0.731], "tokens": [24.0]}
     )
 
     rewards: list[float]
