@@ -30,6 +30,7 @@ from r2m_service.application.contract import (
 from r2m_service.application.parsing import parse, parse_json
 from r2m_service.application.samples import content_hash, decode_feedback, prompt_hash, text_hash
 from r2m_service.transports.compat.dialects import DIALECTS
+from r2m_service.transports.compat.rewards import named
 from r2m_service.transports.grpc.messages import decode as decode_message
 from r2m_service.transports.grpc.messages import to_value
 from r2m_service.transports.grpc.methods import UNARY
@@ -60,7 +61,7 @@ def json_body(data: bytes) -> None:
 def trainers_body(data: bytes) -> None:
     """A JSON body in each trainer's form, as samples with the names they get."""
     for dialect in DIALECTS:
-        with_problems(lambda one=dialect: _named(one.samples(parse_json(one.request, data))))
+        with_problems(lambda one=dialect: named(one.samples(parse_json(one.request, data))[:8]))
 
 
 def safetensors_body(data: bytes) -> None:
@@ -196,13 +197,9 @@ def _use(request: Any) -> None:
         content_hash(request)
     if isinstance(request, ScoreRequest):
         decode_feedback(request.samples)
-        _named(request.samples)
-
-
-def _named(samples: Any) -> None:
-    for sample in samples[:8]:
-        prompt_hash(sample)
-        text_hash(sample)
+        for sample in request.samples[:8]:
+            prompt_hash(sample)
+            text_hash(sample)
 
 
 def _without_run(message: Any) -> dict[str, Any]:

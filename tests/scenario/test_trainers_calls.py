@@ -10,6 +10,7 @@ import pytest
 from support.serving import running
 
 from r2m_client import Client, Label, Sample
+from r2m_client.integrations.verl import compute_score
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "transports"))
 
@@ -127,7 +128,9 @@ def test_nemo_gym_s_conversation_is_read_through_the_chat_template(exact, native
         "response": {"output": [said]},
     }
     with httpx.Client(base_url=exact.urls["http"]) as http:
-        answer = http.post("/runs/root/verify", json=body).json()
+        got = http.post("/runs/root/verify", json=body)
+    answer = got.json()
+    assert "backbone" in got.headers["server-timing"]
     chat = native.score([Sample("a", "The capital?", "Paris.")], run="root")
     assert answer == {**body, "reward": chat.rewards[0]}
 
@@ -169,3 +172,41 @@ def test_the_same_text_may_come_twice_in_a_batch(exact, native):
         answer = http.post("/get_reward", json=body).json()
     one_each = [dataclasses.replace(one, id=f"n{n}") for n, one in enumerate(sent)]
     assert answer["rewards"] == native.score(one_each, run="root").rewards
+
+
+def test_verl_s_function_gives_the_native_reward(exact, native, monkeypatch):
+    for name in ("R2M_URL", "R2M_RUN", "R2M_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def all_of_them():
+        asks = [
+            compute_score(
+                data_source="any",
+                solution_str=one.response,
+                ground_truth=None,
+                extra_info={"prompt": one.prompt},
+                url=exact.urls[kind],
+                run="root",
+                format="raw",
+            )
+            for one in samples()
+            for kind in ("http", "grpc")
+        ]
+        return await asyncio.gather(*asks)
+
+    rewards = [one["score"] for one in asyncio.run(all_of_them())]
+    scored = native.score(samples(), run="root").rewards
+    assert rewards[::2] == rewards[1::2] == scored
+
+
+def test_texts_without_a_prompt_are_told_apart_by_all_of_them(exact, native):
+    """Whether labels train or judge goes by the prompt; where none is known, not all go alike."""
+    method = {**BACKBONE, "audit_rate": 1.0, "judge_share": 0.5}
+    native.create_run("apart", feedback="backbone", method=method)
+    texts = [f"The sea is {number} miles wide." for number in range(16)]
+    with httpx.Client(base_url=exact.urls["http"]) as http:
+        assert http.post("/runs/apart/classify", json={"input": texts}).is_success
+    kept = native.samples("apart").samples
+    assert len(kept) == len(texts)
+    assert {one.use for one in kept} == {"train", "judge"}
+    assert len({one.group for one in kept}) == len(texts)

@@ -20,6 +20,7 @@ from r2m_service.application.parsing import parse
 from r2m_service.transports.compat.messages import example_of
 from r2m_service.transports.compat.routes import MESSAGES, status_of
 from r2m_service.transports.http.app import build_app
+from r2m_service.transports.http.body import SMALL_BYTES
 from r2m_service.transports.limits import ByteBudget, RequestLimit
 
 ASKED = {"input": [{"role": "user", "content": "Hi"}]}
@@ -335,6 +336,44 @@ async def test_a_call_past_its_time_is_given_up(path):
         refused = http_failure(await wires.http.post(path, **given))
         assert (refused.code, refused.status) == ("deadline_exceeded", 504)
         assert wires.application.cancelled == ["score"]
+
+
+async def test_many_texts_are_named_as_one_is():
+    texts = [f"text {number} " + "x" * 90 for number in range(800)]
+    async with serving(Scores()) as wires:
+        many = await wires.http.post("/classify", json={"input": texts})
+        assert len(many.request.content) > SMALL_BYTES
+        assert [one["probs"][0] for one in many.json()["data"]] == [len(one) + 0.1 for one in texts]
+        ids = [one.id for one in sent(wires.application)]
+        await wires.http.post("/classify", json={"input": texts[7]})
+        assert [one.id for one in sent(wires.application)] == [ids[7]]
+
+
+async def test_a_trainer_that_hangs_up_gives_up_its_score():
+    application = FakeApplication()
+    application.score_seconds = 30
+    app = build_app(application, max_body_bytes=1000)
+    body = json.dumps(BODIES["/slime"]).encode()
+    pieces = [{"type": "http.request", "body": body, "more_body": False}]
+    answered = []
+
+    async def receive():
+        if pieces:
+            return pieces.pop()
+        await application.begun.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        answered.append(message)
+
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
+        "path": "/slime", "raw_path": b"/slime", "query_string": b"", "root_path": "",
+        "headers": [(b"content-length", str(len(body)).encode())],
+    }  # fmt: skip
+    await app(scope, receive, send)
+    assert answered == []
+    assert application.cancelled == ["score"]
 
 
 async def test_our_own_bug_is_a_503_that_may_pass(caplog):

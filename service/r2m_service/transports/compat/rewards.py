@@ -61,6 +61,19 @@ def conversation(turns: Sequence[Mapping[str, Any]], tools: str | None = None) -
     return parse(SampleIn, {"id": _UNNAMED, "messages": list(turns), "tools": tools})
 
 
+def named(samples: Sequence[SampleIn]) -> list[SampleIn]:
+    """Samples as `raw`, `of_ids` and `conversation` make them, with their ids and groups."""
+    return [
+        one.model_copy(
+            update={
+                "id": text_hash(one),
+                "group": prompt_hash(one) if one.prompt or one.messages else "",
+            }
+        )
+        for one in samples
+    ]
+
+
 async def rewards_of(
     application: Application,
     run: str | None,
@@ -70,19 +83,18 @@ async def rewards_of(
     """Rewards by a run's live head, or by the frozen reward model where no run is named.
 
     Args:
-        samples: as `raw` and `of_ids` make them; their ids are not looked at.
+        samples: as `named` makes them.
         place: where in the request the text of a number stands, for errors.
 
     Raises:
         Problem: as score's; and the first one of a sample that has no reward.
     """
-    named = [_named(sample) for sample in samples]
-    once = list({sample.id: sample for sample in named}.values())
+    once = list({sample.id: sample for sample in samples}.values())
     request = VanillaRequest(samples=once) if run is None else ScoreRequest(samples=once)
     answer = await application.score(run, request)
     found = {score.id: score for score in answer.scores}
     each: list[Reward] = []
-    for number, sample in enumerate(named):
+    for number, sample in enumerate(samples):
         score = found[sample.id]
         if score.error is not None:
             raise _told(Code(score.error.code), score.error.message, run, place(number))
@@ -90,11 +102,6 @@ async def rewards_of(
         vanilla = score.reward if score.vanilla_reward is None else score.vanilla_reward
         each.append(Reward(score.reward, vanilla, score.tokens or 0))
     return Rewards(each, answer.head, answer.omega)
-
-
-def _named(sample: SampleIn) -> SampleIn:
-    group = prompt_hash(sample) if sample.prompt or sample.messages else ""
-    return sample.model_copy(update={"id": text_hash(sample), "group": group})
 
 
 def _told(code: Code, message: str, run: str | None, field: str) -> Problem:

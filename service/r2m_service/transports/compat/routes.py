@@ -2,6 +2,7 @@
 
 # No postponed annotations here: FastAPI reads them, and must find the types.
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -12,11 +13,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from r2m.errors import TABLE, Code, Problem
+from r2m_service.application.contract import SampleIn
 from r2m_service.transports.compat.dialects import DIALECTS, Dialect
 from r2m_service.transports.compat.messages import SeedSessionRequest
-from r2m_service.transports.compat.rewards import rewards_of
+from r2m_service.transports.compat.rewards import named, rewards_of
 from r2m_service.transports.http.answers import failure
-from r2m_service.transports.http.body import Intake
+from r2m_service.transports.http.body import SMALL_BYTES, Intake
 from r2m_service.transports.http.call import call, while_connected
 from r2m_service.transports.http.docs import BODY, OPEN_RUN, operation
 from r2m_service.transports.interface import Application
@@ -93,8 +95,9 @@ def _scoring(application: Application, intake: Intake, dialect: Dialect[Any]) ->
             call(request) as spent,
             intake.message(request, dialect.request) as message,
         ):
+            samples = await _samples(dialect, message, request)
             rewards = await while_connected(
-                request, rewards_of(application, run, dialect.samples(message), dialect.place)
+                request, rewards_of(application, run, samples, dialect.place)
             )
             headers = {"Server-Timing": spent.header()} if spent.seconds else None
             answer = dialect.answer(message, rewards, lambda: application.server().model)
@@ -102,6 +105,15 @@ def _scoring(application: Application, intake: Intake, dialect: Dialect[Any]) ->
             return JSONResponse(body, headers=headers)
 
     return score
+
+
+async def _samples(dialect: Dialect[Any], message: Any, request: Request) -> list[SampleIn]:
+    def read() -> list[SampleIn]:
+        return named(dialect.samples(message))
+
+    # As with the body itself: thousands of texts take long enough that others would notice.
+    large = int(request.headers.get("content-length", 0)) > SMALL_BYTES
+    return await asyncio.to_thread(read) if large else read()
 
 
 def _seeding(intake: Intake) -> _Endpoint:
@@ -130,12 +142,12 @@ def _add(
     async def of_run(run: str, request: Request) -> Response:
         return await endpoint(run, request)
 
-    for where, served, named, also in (
+    for where, served, called, also in (
         (path, at_root, name, _OF_RUN if configured else ()),
         (f"/runs/{{run}}{path}", of_run, f"{name}_of_run", _OF_RUN),
     ):
         extra = operation(codes=(*codes, *also), status_of=status_of, **documented)
-        routes.add_api_route(where, served, methods=["POST"], name=named, **extra)
+        routes.add_api_route(where, served, methods=["POST"], name=called, **extra)
 
 
 def _example(value: object) -> dict[int | str, dict[str, Any]]:
