@@ -78,9 +78,12 @@ def sent(application):
 
 async def test_openrlhf_gets_numbers_in_order():
     async with serving(Scores()) as wires:
-        body = {"query": ["p1 x", "p2 yy", "p1 z", "odd"], "prompts": ["p1 ", "p2 ", "p1 ", "p1 "]}
+        body = {
+            "query": ["p1 x", "p2 yy", "p1 z", "another"],
+            "prompts": ["p1 ", "p2 ", "p1 ", "p1 "],
+        }
         answer = (await wires.http.post("/get_reward", json=body)).json()
-        lengths = [4, 5, 4, 3]
+        lengths = [4, 5, 4, 7]
         assert answer == {
             "rewards": [n + 0.1 for n in lengths],
             "scores": [n + 0.1 for n in lengths],
@@ -89,7 +92,7 @@ async def test_openrlhf_gets_numbers_in_order():
         first, second, third, odd = sent(wires.application)
         assert (first.prompt, first.response, first.format) == ("p1 ", "x", "raw")
         # One that does not begin with its prompt is one text all the same.
-        assert (odd.prompt, odd.response, odd.group) == ("", "odd", "")
+        assert (odd.prompt, odd.response, odd.group) == ("", "another", "")
         assert first.group == third.group != second.group
         of_run = (await wires.http.post("/runs/r/get_reward", json=body)).json()
         assert of_run["extra_logs"]["head"] == [3] * 4
