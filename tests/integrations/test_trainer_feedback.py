@@ -6,6 +6,7 @@ What could not be run here, the trainers themselves on GPUs, docs/trainers.md sa
 from __future__ import annotations
 
 import functools
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -28,6 +29,7 @@ from r2m_client.integrations import openrlhf, verl_worker
 from r2m_client.integrations._ranks import Alone, TorchRanks, ranks_here
 from r2m_client.integrations._rollouts import (
     RunFeedback,
+    captured,
     groups_of,
     name_of,
     real_tokens,
@@ -176,6 +178,26 @@ def test_an_unknown_run_is_known_too(fake):
     mine.keep(ids, states_of(ids))
     with pytest.raises(NotFound):
         mine.align(found)
+
+
+def test_a_model_is_given_its_hooks_once(monkeypatch):
+    made = []
+
+    class Once:
+        def __init__(self, model):
+            made.append(model)
+
+        def recording(self):
+            return f"the recording of {made[-1].name}"
+
+    monkeypatch.setitem(sys.modules, "r2m_client.capture", SimpleNamespace(Recorder=Once))
+
+    class Model:
+        name = "a policy"
+
+    model = Model()
+    assert captured(model) == captured(model) == "the recording of a policy"
+    assert made == [model]
 
 
 def test_without_a_process_group_one_is_alone(tmp_path):

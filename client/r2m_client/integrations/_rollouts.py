@@ -4,16 +4,18 @@ A rollout is named by its tokens, so a state recorded in one pass and a reward a
 find each other without the trainer carrying an id along. The states stay where they were computed
 (split attention): texts and small vectors travel.
 
-This knows no trainer. How states are recorded is handed in (`Record`); r2m_client.capture has one.
+This knows no trainer, and how states are recorded is handed in (`Record`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
 
 from r2m_client._samples import Group, Sample
 from r2m_client.split import RankStates, States
@@ -34,6 +36,22 @@ class Recording(Protocol):
 
 Record = Callable[[Any], AbstractContextManager[Recording]]
 """Given the policy's model, records its last hidden states."""
+
+
+_recorders: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+
+
+def captured(model: Any) -> AbstractContextManager[Recording]:
+    """`Record` by r2m_client.capture, whose hooks are put on a model once.
+
+    Raises:
+        ValueError: the model's final norm cannot be found.
+    """
+    if model not in _recorders:
+        # Not above: it is made of torch, and only a trainer's process has that.
+        capture: Any = importlib.import_module("r2m_client.capture")
+        _recorders[model] = capture.Recorder(model)
+    return _recorders[model].recording()
 
 
 @dataclass(frozen=True, slots=True)

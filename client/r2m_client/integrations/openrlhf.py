@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from r2m_client.integrations._loops import PATIENT, Address
 from r2m_client.integrations._ranks import ranks_here
-from r2m_client.integrations._rollouts import Record, RunFeedback, real_tokens, rollouts_of
+from r2m_client.integrations._rollouts import (
+    Record,
+    RunFeedback,
+    captured,
+    real_tokens,
+    rollouts_of,
+)
 
 if TYPE_CHECKING:
     _Actor = Any
@@ -49,7 +55,7 @@ class FeedbackActor(_Actor):
             in it by then.
     """
 
-    r2m_record: Record
+    r2m_record: Record = staticmethod(captured)
     r2m_open = staticmethod(feedback_here)
     _r2m: RunFeedback | None = None
 
@@ -158,11 +164,11 @@ class FeedbackExperienceMaker(_Actor):
         return samples_list
 
 
-def policy_actor(record: Record) -> Any:
+def policy_actor(record: Record = captured) -> Any:
     """What takes the place of `openrlhf.trainer.ray.ppo_actor.PolicyModelActor`.
 
     Args:
-        record: `r2m_client.capture.Recorder`, or another; workers import it by its name.
+        record: of hidden states; workers import it by its name.
     """
     ray: Any = importlib.import_module("ray")
     module: Any = importlib.import_module("openrlhf.trainer.ray.ppo_actor")

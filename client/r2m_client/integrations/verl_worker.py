@@ -17,7 +17,14 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from r2m_client.integrations._rollouts import Record, Rollout, RunFeedback, real_tokens, rollouts_of
+from r2m_client.integrations._rollouts import (
+    Record,
+    Rollout,
+    RunFeedback,
+    captured,
+    real_tokens,
+    rollouts_of,
+)
 from r2m_client.integrations.openrlhf import feedback_here
 
 if TYPE_CHECKING:
@@ -37,7 +44,7 @@ class FeedbackWorker(_Worker):
         r2m_open: opens this rank's feedback, once.
     """
 
-    r2m_record: Record
+    r2m_record: Record = staticmethod(captured)
     r2m_open = staticmethod(feedback_here)
     _r2m: RunFeedback | None = None
 
@@ -119,12 +126,12 @@ def refuse_what_mixes_samples(config: Any) -> None:
             )
 
 
-def feedback_worker(base: type, record: Record) -> type:
+def feedback_worker(base: type, record: Record = captured) -> type:
     """A worker class for verl's role mapping.
 
     Args:
         base: `verl.workers.fsdp_workers.AsyncActorRolloutRefWorker`.
-        record: `r2m_client.capture.Recorder`, or another.
+        record: of hidden states.
     """
     made = type(f"Feedback{base.__name__}", (FeedbackWorker, base), {})
     made.r2m_record = staticmethod(record)  # pyright: ignore[reportAttributeAccessIssue]
