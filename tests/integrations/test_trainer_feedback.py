@@ -357,6 +357,54 @@ def test_the_run_is_named_by_the_environment(monkeypatch):
     opened._client.close()
 
 
+class Remote:
+    """What ray.remote makes of a class."""
+
+    def __init__(self, plain, **settings):
+        self.__ray_metadata__ = SimpleNamespace(modified_class=plain)
+        self.settings = settings
+
+
+def test_openrlhf_s_classes_are_put_under_ray_again(monkeypatch):
+    class PPOTrainer:
+        def __init__(self, strategy, tokenizer=None):
+            self.strategy, self.tokenizer, self.kl_ctl = strategy, tokenizer, "kl"
+            self.actor_model_group, self.critic_model_group = "actor", "critic"
+            self.reward_model_group, self.reference_model_group = "reward", "reference"
+            self.experience_maker = "theirs"
+
+    class GivenAll:
+        def __init__(self, *given):
+            self.given = given
+
+    def remote(*plain, **settings):
+        return Remote(*plain) if plain else lambda one: Remote(one, **settings)
+
+    for name, module in {
+        "ray": SimpleNamespace(remote=remote),
+        "openrlhf.trainer.ray.ppo_actor": SimpleNamespace(
+            PolicyModelActor=Remote(PolicyModelActor)
+        ),
+        "openrlhf.trainer.ppo_trainer": SimpleNamespace(
+            PPOTrainer=Remote(PPOTrainer), RemoteExperienceMaker=GivenAll
+        ),
+    }.items():
+        monkeypatch.setitem(sys.modules, name, module)
+
+    actor = openrlhf.policy_actor(Recorder)
+    assert actor.settings == {"num_gpus": 1}
+    made = actor.__ray_metadata__.modified_class([])
+    assert isinstance(made, openrlhf.FeedbackActor)
+    assert isinstance(made, PolicyModelActor)
+    assert made.r2m_record is Recorder
+    trainer = openrlhf.ppo_trainer().__ray_metadata__.modified_class("strategy", tokenizer="t")
+    assert isinstance(trainer, PPOTrainer)
+    maker = trainer.experience_maker
+    assert isinstance(maker, openrlhf.FeedbackExperienceMaker)
+    # In the order of its parent's arguments.
+    assert maker.given == ("actor", "critic", "reward", "reference", "kl", "strategy", "t")
+
+
 # verl
 
 

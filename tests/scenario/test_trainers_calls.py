@@ -7,6 +7,7 @@ import sys
 
 import httpx
 import pytest
+from support import processes
 from support.serving import running
 
 from r2m_client import Client, Label, Sample
@@ -210,3 +211,19 @@ def test_texts_without_a_prompt_are_told_apart_by_all_of_them(exact, native):
     assert len(kept) == len(texts)
     assert {one.use for one in kept} == {"train", "judge"}
     assert len({one.group for one in kept}) == len(texts)
+
+
+def test_a_server_started_for_a_run_answers_at_its_root(reward_model, tmp_path):
+    body = {"query": [PROMPTS[0] + RESPONSES[0]], "prompts": [PROMPTS[0]], "labels": [None]}
+    with (
+        processes.serving(reward_model, tmp_path / "state", "--compat-run", "mine") as process,
+        httpx.Client(base_url=process.http) as http,
+        Client(process.http) as client,
+    ):
+        refused = http.post("/get_reward", json=body)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "unknown_run")
+        client.create_run("mine", feedback="none", method={"width": 16})
+        answer = http.post("/get_reward", json=body).json()
+        sample = Sample("a", PROMPTS[0], RESPONSES[0], format="raw")
+        assert answer["rewards"] == client.score([sample], run="mine").rewards
+        assert answer["extra_logs"]["head"] == [0]
