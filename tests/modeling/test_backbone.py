@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from r2m_service.modeling.loading import ModelRefusedError, load_backbone
-from r2m_service.modeling.text import TextError, TextFault
+from r2m_service.modeling.text import TextEncoder, TextError, TextFault
 
 TEXTS = [
     ("What is the capital of France?", "The capital of France is Paris."),
@@ -175,6 +175,22 @@ def test_text_is_encoded_as_the_template_says_without_a_second_bos(reward_model)
     assert chat.count(bos) == 1
     raw = text.pair("Hi", "Hello.", raw=True).ids
     assert text.tokenizer.decode(raw) == "HiHello."
+
+
+def test_a_raw_text_that_brings_its_bos_has_one():
+    from tokenizers.processors import TemplateProcessing
+
+    adds = models.tokenizer()
+    bos = adds.bos_token_id
+    adds.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", bos)]
+    )
+    text = TextEncoder(adds, 128, 320)
+    plain = text.pair("", "Hello.", raw=True).ids
+    assert plain[0] == bos
+    assert plain.count(bos) == 1
+    assert text.pair("<s>He", "llo.", raw=True).ids == plain
+    assert text.pair("<s><s>", "Hello.", raw=True).ids.count(bos) == 2  # only what is added again
 
 
 @pytest.mark.parametrize(
