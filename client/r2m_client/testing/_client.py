@@ -10,7 +10,6 @@ from r2m_client._async_client import AsyncClient
 from r2m_client._async_score_stream import AsyncScoreStream
 from r2m_client._client import Client
 from r2m_client._safetensors import json_bytes, safetensors_pieces
-from r2m_client._score_futures import ScoreFutures
 from r2m_client._score_stream import ScoreStream
 from r2m_client._settings import Settings
 from r2m_client.testing._stream import FakeAnswers, FakeDuplex, FakeStream
@@ -146,7 +145,6 @@ class FakeClient(Client):
     ) -> None:
         # Not Client's own __init__: it would open a network transport for the URL.
         Settings.__init__(self, URL, timeout, retries, wire_dtype)
-        ScoreFutures.__init__(self)
         self._transport = FakeTransport(server, self._traffic)
 
 
