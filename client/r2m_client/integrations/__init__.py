@@ -1,0 +1,1 @@
+"""Adapters for trainers. Each needs its trainer installed; importing this package loads none."""
