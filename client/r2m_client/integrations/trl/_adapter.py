@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 from transformers.trainer_callback import TrainerCallback
@@ -100,6 +100,12 @@ class R2M(TrainerCallback):
         if self not in trainer.callback_handler.callbacks:
             raise TypeError("R2M is a callback, too: callbacks=[r2m], or its head never follows")
         self._trainer = trainer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Take the hooks off the policy and close the connections."""
