@@ -1,39 +1,10 @@
 """Real TRL trains through a real server; every call is made again by hand, and says the same."""
 
-import logging
-
 import pytest
-from support.serving import running
-from training import METHOD, Watched, by_hand, logged, make_trainer, rows, save_policy
-
-from r2m_client import Client
+from training import METHOD, Watched, by_hand, logged, make_trainer
 
 # TRL and what it imports warn about their own future; that is not this project's.
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="session")
-def policy(tmp_path_factory):
-    return save_policy(tmp_path_factory.mktemp("policy"))
-
-
-@pytest.fixture(scope="module")
-def server(reward_model, tmp_path_factory):
-    with running(reward_model, tmp_path_factory.mktemp("state"), keep_every=1) as one:
-        yield one
-
-
-@pytest.fixture
-def client(server):
-    with Client(server.urls["grpc"], wire_dtype="float32") as one:
-        yield one
-
-
-@pytest.fixture
-def run(request):
-    import re
-
-    return "t" + re.sub(r"[^A-Za-z0-9.-]", "-", request.node.name)[:80]
 
 
 def lora():

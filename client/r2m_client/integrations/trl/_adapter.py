@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from torch import Tensor, nn
@@ -199,6 +200,15 @@ class R2M(TrainerCallback):
         self._save_into(state)
         if self._ranks.rank == 0:
             self._tell(answer, left_out, time.monotonic() - started)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A checkpoint can be resumed from as long as it is there: its head is kept."""
+        standing = self._standing
+        if standing is None:
+            return
+        there = {folder.name for folder in Path(args.output_dir).glob("checkpoint-*")}
+        name = f"checkpoint-{state.global_step}"
+        self._ranks.ask(States(), lambda _: self._run.keep(standing, name, {*there, name}))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A batch that training did not finish is not aligned."""

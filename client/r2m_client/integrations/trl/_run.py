@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -95,6 +96,20 @@ class Run:
         info = self.client.rollback(self.name, to_step=step, branch=branch, reason=reason)
         logger.warning("run %s: %s, now on branch %s", self.name, reason, info.branch)
         return info
+
+    def keep(self, at: Standing, checkpoint: str, checkpoints: Collection[str]) -> None:
+        """Let the server keep what a checkpoint needs to be resumed from: an alias of its name.
+
+        Args:
+            at: where the run stands.
+            checkpoint: its folder's name.
+            checkpoints: those that there are. An alias cannot be deleted: those of the others go
+                to version 0, which is always kept.
+        """
+        self.client.set_alias(self.name, checkpoint, at.head)
+        for alias, head in self.client.run(self.name).aliases.items():
+            if re.fullmatch(r"checkpoint-\d+", alias) and head and alias not in checkpoints:
+                self.client.set_alias(self.name, alias, 0)
 
     def score(
         self, at: Standing, batch: Batch, versions: Sequence[int], answers: Answers
