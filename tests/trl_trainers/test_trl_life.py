@@ -103,7 +103,7 @@ def test_a_checkpoint_of_another_server(server, client, policy, run, tmp_path):
     state.write_text(state.read_text().replace('"step": 2\n', '"step": 7\n'))
     with R2M(server.urls["http"], run) as r2m:
         trainer = make_trainer("rloo", policy, r2m, tmp_path, max_steps=4)
-        with pytest.raises(TrainingStopped, match="at step 7 of branch 'main' of run .* it is anoth"):
+        with pytest.raises(TrainingStopped, match=r"at step 7 of branch .* it is another"):
             trainer.train(str(tmp_path / "checkpoint-2"))
     assert [(b.branch, b.step) for b in client.run(run).branches] == [("main", 2)]
 
@@ -166,13 +166,10 @@ def test_no_reward_at_all(server, client, policy, run, tmp_path):
     assert (info.step, info.head) == (1, 0)
 
 
-@pytest.mark.parametrize("kind", ["grpo", "rloo"])
-def test_an_old_policy_is_answered_by_the_head_of_its_step(
-    server, client, policy, run, kind, tmp_path
-):
+def test_an_old_policy_is_answered_by_the_head_of_its_step(server, client, policy, run, tmp_path):
     dataset = rows(policy_version=0)
     with Watched(server.urls["http"], run, method=METHOD) as r2m:
-        trainer = make_trainer(kind, policy, r2m, tmp_path, dataset=dataset, max_steps=3)
+        trainer = make_trainer("grpo", policy, r2m, tmp_path, dataset=dataset, max_steps=3)
         trainer.train()
     assert logged(trainer, "r2m/head") == [0, 0, 0]
     assert logged(trainer, "r2m/live_head")[-1] > 0
@@ -225,9 +222,7 @@ def test_strings_go_as_they_are_or_as_chat(server, client, policy, run, tmp_path
     for text, one in found.items():
         sent = [
             Sample(f"{n}", prompt, completion, format=text)
-            for n, (prompt, completion) in enumerate(
-                zip(one.prompts, one.completions, strict=True)
-            )
+            for n, (prompt, completion) in enumerate(zip(one.prompts, one.completions, strict=True))
         ]
         expected = [0.6 * score.vanilla_reward for score in client.score(sent).scores]
         assert one.rewards == pytest.approx(expected, abs=1e-5)  # version 0: W_o = 0

@@ -29,9 +29,8 @@ class At(TrainerCallback):
             self._act()
 
 
-@pytest.mark.parametrize("transport", ["http", "grpc"])
 def test_training_waits_for_a_server_that_is_killed_and_started_again(
-    reward_model, policy, run, transport, tmp_path, caplog
+    reward_model, policy, run, tmp_path, caplog
 ):
     caplog.set_level(logging.WARNING, logger="r2m_client.integrations.trl")
     with nursery(reward_model) as servers:
@@ -45,7 +44,7 @@ def test_training_waits_for_a_server_that_is_killed_and_started_again(
             starting = threading.Timer(0.7, lambda: again.append(servers.start(state, *places)))
             starting.start()
 
-        with R2M(getattr(first, transport), run, method=METHOD) as r2m:
+        with R2M(first.http, run, method=METHOD) as r2m:
             trainer = make_trainer("grpo", policy, r2m, tmp_path / "out", max_steps=3,
                                    callbacks=[At(1, restart)])  # fmt: skip
             trainer.train()

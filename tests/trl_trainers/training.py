@@ -155,7 +155,10 @@ def states(model, weights, ids):
 def samples(tokenizer, model, one, weights):
     """A reward call's rollouts as plain samples with their states."""
     ids = [
-        [*tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"], *completion]
+        [
+            *tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"],
+            *completion,
+        ]
         for prompt, completion in zip(one.prompts, one.completion_ids, strict=True)
     ]
     return [
