@@ -8,7 +8,7 @@ from r2m_client import Client
 
 @pytest.fixture(scope="session")
 def policy(tmp_path_factory):
-    from training import save_policy
+    from trl_training import save_policy
 
     return save_policy(tmp_path_factory.mktemp("policy"))
 

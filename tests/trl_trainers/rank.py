@@ -15,7 +15,7 @@ os.environ |= {
     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true",
 }  # fmt: skip
 
-from training import METHOD, Watched, logged, make_trainer  # noqa: E402
+from trl_training import METHOD, Watched, logged, make_trainer  # noqa: E402
 
 from r2m_client.integrations.trl import R2M, TrainingStopped  # noqa: E402
 

@@ -6,10 +6,12 @@ import logging
 import pytest
 import torch
 from datasets import Dataset
-from training import METHOD, WIDTH, Watched, by_hand, logged, make_trainer, rows
+from trl_training import METHOD, WIDTH, Watched, by_hand, logged, make_trainer, rows
 
-from r2m_client import Client, Sample
+from r2m_client import Client, Sample, ScoreResult
 from r2m_client.integrations.trl import R2M, TrainingStopped
+from r2m_client.integrations.trl._batches import Batch, context
+from r2m_client.split import Context
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL and what it imports, on their own future
 
@@ -127,22 +129,23 @@ def test_a_batch_that_training_does_not_finish(server, client, policy, run, tmp_
     assert "ended within 1 generation batch(es): they are not aligned" in caplog.text
 
 
-def test_rollouts_without_a_reward(server, client, policy, run, tmp_path, caplog):
+@pytest.mark.parametrize(("share", "out"), [(0.5, [0, 1]), (0.9, [1, 1])])
+def test_rollouts_without_a_reward(server, policy, run, share, out, tmp_path, caplog):
     """Texts too long for the reward model: None to TRL; groups that lost too many stay out."""
-    texts = ("a " * 73, "Hi", "a " * 80, "Ho")
+    texts = ("a " * 73, "Hi", "a " * 78, "Ho")
     dataset = [{"prompt": [{"role": "user", "content": one}]} for one in texts]
-    with Watched(server.urls["http"], run, method=METHOD) as r2m:
+    with Watched(server.urls["http"], run, method=METHOD, group_share=share) as r2m:
         trainer = make_trainer(
             "grpo", policy, r2m, tmp_path, dataset=dataset, shuffle_dataset=False, max_steps=2,
             max_completion_length=16,
         )  # fmt: skip
         trainer.train()
     lost = [[reward is None for reward in one.rewards] for one in r2m.scored]
-    assert [sum(one[:4]) for one in lost] == [1, 4]
+    assert [sum(one[:4]) for one in lost] == [1, 3]
     assert not any(any(one[4:]) for one in lost)
     assert logged(trainer, "r2m/samples/skipped") == [sum(one) for one in lost]
-    assert logged(trainer, "r2m/groups/skipped") == [0, 1]
-    assert logged(trainer, "r2m/groups/used") == [2, 1]
+    assert logged(trainer, "r2m/groups/skipped") == out
+    assert logged(trainer, "r2m/groups/used") == [2 - one for one in out]
     assert "1 of 8 rollouts have no reward (text_too_long 1); the first, 0-" in caplog.text
     good = [reward for reward in r2m.scored[0].rewards if reward is not None]
     assert logged(trainer, "rewards/r2m/mean")[0] == pytest.approx(sum(good) / len(good), rel=1e-4)
@@ -197,6 +200,17 @@ def test_a_group_has_one_version(server, policy, run, client, tmp_path):
         )
     assert versions == [1, 1, 1, 1, 3, 3, 3, 3]
     assert [one.group for one in batch.samples] == ["0-0"] * 4 + ["0-1"] * 4
+
+
+def test_a_context_is_one_heads():
+    def batch(*heads):
+        results = [ScoreResult("f", context=Context(b"v%d" % h, {f"{h}-{n}": b"u"}, h))
+                   for n, h in enumerate(heads)]  # fmt: skip
+        return Batch(samples=(), group_size=4, ids={}, ends_at=1, results=results)
+
+    assert context([batch(3, 3), batch(3)]) == Context(b"v3", {"3-0": b"u", "3-1": b"u"}, 3)
+    assert context([batch(3), batch(4)]) is None
+    assert context([batch()]) is None
 
 
 @pytest.mark.parametrize("feedback", ["backbone", "none"])

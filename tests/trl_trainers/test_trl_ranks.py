@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from support.processes import free_port
-from training import METHOD, Aligned, Scored, Watched, by_hand, make_trainer, save_policy
+from trl_training import METHOD, Aligned, Scored, Watched, by_hand, make_trainer, save_policy
 
 HERE = Path(__file__).parent
 

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 import pytest
 from support.forks import nursery
 from support.serving import running
-from training import METHOD, Watched, logged, make_trainer
 from transformers import TrainerCallback
+from trl_training import METHOD, Watched, logged, make_trainer
 
 from r2m_client import Client
 from r2m_client.integrations.trl import R2M, TrainingStopped
