@@ -65,7 +65,7 @@ def test_rloo_trains_and_the_head_follows(demo, policy, reward_model, tmp_path):
     assert doing[:4] == [
         "run demo: branch main, step 0, head 0",
         "step 1: generating",
-        "step 1: scoring 16 rollouts",
+        "step 1: scoring",
         "step 1: aligning",
     ]
 

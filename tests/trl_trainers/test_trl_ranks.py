@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL and what it imports, on their own future
 
 
+@pytest.mark.timeout(300)  # two more processes import TRL
 def test_two_ranks(server, client, run, tmp_path):
     save_policy(tmp_path / "policy")
     places = [server.urls["grpc"], f"http://127.0.0.1:{free_port()}", run, tmp_path, free_port()]
@@ -28,7 +29,7 @@ def test_two_ranks(server, client, run, tmp_path):
         for rank in range(2)
     ]  # fmt: skip
     try:
-        said = [rank.communicate(timeout=110) for rank in ranks]
+        said = [rank.communicate(timeout=250) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()

@@ -29,6 +29,7 @@ class At(TrainerCallback):
             self._act()
 
 
+@pytest.mark.timeout(300)
 def test_training_waits_for_a_server_that_is_killed_and_started_again(
     reward_model, policy, run, tmp_path, caplog
 ):

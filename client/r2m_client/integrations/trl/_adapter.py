@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -156,7 +157,7 @@ class R2M(TrainerCallback):
             self.attach(trainer)
         standing = self._standing or self._open(trainer.model, None, training=False)
         training: bool = trainer.model.training
-        logger.info("step %d: scoring %d rollouts", standing.step + 1, len(prompts))
+        self._log(logging.INFO, "step %d: scoring", standing.step + 1)
         batch, states, versions = self._rollouts(prompts, completions, completion_ids, columns)
         started = time.monotonic()
         rewards = self._ranks.ask(
@@ -190,7 +191,7 @@ class R2M(TrainerCallback):
             return
         self._pending = [batch for batch in self._pending if batch.ends_at > self._trainer._step]
         standing, started = self._standing, time.monotonic()
-        logger.info("step %d: aligning", standing.step + 1)
+        self._log(logging.INFO, "step %d: aligning", standing.step + 1)
         states = States(self._fresh(due))
         answer, left_out = self._ranks.ask(
             states, lambda answers: self._run.align(standing, due, answers)
@@ -213,10 +214,8 @@ class R2M(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A batch that training did not finish is not aligned."""
         if self._pending:
-            logger.warning(
-                "training ended within %d generation batch(es): they are not aligned",
-                len(self._pending),
-            )
+            text = "training ended within %d generation batch(es): they are not aligned"
+            self._log(logging.WARNING, text, len(self._pending))
             self._pending.clear()
 
     # The steps of it.
@@ -224,6 +223,10 @@ class R2M(TrainerCallback):
     @property
     def _key(self) -> str:
         return f"r2m/{self._run.name}"
+
+    def _log(self, level: int, text: str, *values: object) -> None:
+        if self._ranks.rank == 0:
+            logger.log(level, text, *values)
 
     def _save_into(self, state: Any) -> None:
         """Into what TRL saves with every checkpoint, as trainer_state.json."""
