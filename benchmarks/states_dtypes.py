@@ -28,11 +28,8 @@ from torch import Tensor
 
 from r2m.tensors import TensorValue, tensor_value
 from r2m_client import ChannelScales
-from r2m_service.application.engine_port import (
-    Item,
-)
-from r2m_service.engine.pooling import pool_item
-from r2m_service.modeling.backbone import Encoded
+from r2m_service.engine.pooling import pool_states
+from r2m_service.engine.states import on_device
 from r2m_service.modeling.head import Head, first_head
 from r2m_service.modeling.loss import GroupRewards, loss_of_groups
 from r2m_service.modeling.update import AdamWStep, Moments, gradients
@@ -203,7 +200,7 @@ def rewards(head: Head, kind: str, texts: Sequence[Text], wire: Wire) -> tuple[T
 def pool_one(value: TensorValue, u_P: Tensor, z_P: Tensor | None) -> Any:
     """As the server does it."""
     value.check()
-    return pool_item(Item((), value), Encoded(u_P, None), u_P, z_P)
+    return pool_states(on_device(value, u_P.device), u_P, z_P)
 
 
 def turned_pairs(found: Tensor, exact: Tensor) -> tuple[int, int]:

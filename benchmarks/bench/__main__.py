@@ -8,6 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from bench import machine, report
@@ -24,15 +25,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="only see whether it works")
     parser.add_argument("--no-smollm2", action="store_true", help="the small model alone")
     parser.add_argument("--gpu", action="store_true", help="the GPU's table instead")
+    parser.add_argument("--rounds", type=int, help="interleaved ones; medians are over them")
     parser.add_argument("--out", type=Path, default=report.OUT)
     given = parser.parse_args(arguments)
     scale = TINY if given.tiny else FULL
+    if given.rounds:
+        scale = replace(scale, rounds=given.rounds)
+    if given.no_smollm2:
+        scale = replace(scale, smollm2=False)
     if given.gpu:
         return run(("gpu",), scale, given.out)
-    if given.no_smollm2:
-        from dataclasses import replace
-
-        scale = replace(scale, smollm2=False)
     return run(given.tables, scale, given.out)
 
 

@@ -7,22 +7,24 @@ in float32, which proves that the code runs and says so; the numbers then mean n
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from bench import feedback_load
+from bench import feedback_load, machine
 from bench import load as http_load
 from bench.measure import interleaved
 from bench.models import save_random_model
 from bench.report import Table
 from bench.runs import first_aligned
-from bench.scale import Scale
+from bench.scale import TINY, Scale
 from bench.servers import bare_model, ours
 from bench.texts import real_lengths, texts_of
 from r2m_client import Client
@@ -48,6 +50,7 @@ class Size:
         copy_bytes: of the copy.
         batch, tokens: of the bare forward pass.
         calls: samples a server cell.
+        inner: d of the cross attention.
         repeats: of what takes milliseconds.
     """
 
@@ -58,17 +61,24 @@ class Size:
     batch: int
     tokens: int
     calls: int
+    inner: int
     repeats: int
 
 
-GPU = Size(LLAMA_8B, 4096, 8192, 2 << 30, 32, 512, 512, 10)
+GPU = Size(LLAMA_8B, 4096, 8192, 2 << 30, 32, 512, 128, 2048, 10)
 
 
 def table(scale: Scale, say: Callable[[str], None]) -> Table:
     """The card, the bare model, the attention over states, the server."""
     cuda = torch.cuda.is_available()
     device, dtype = ("cuda", torch.bfloat16) if cuda else ("cpu", torch.float32)
-    size = GPU if cuda else Size(scale.shape, 32, 64, 1 << 20, 2, 16, scale.real_calls, 2)
+    size = (
+        GPU
+        if cuda and scale is not TINY
+        else Size(scale.shape, 32, 64, 1 << 20, 2, 16, scale.real_calls, 16, 2)
+    )
+    if cuda:
+        machine.share_all_cores()
     name = torch.cuda.get_device_name() if cuda else "the CPU (no GPU: the numbers mean nothing)"
     made = Table("gpu", f"On {name}, {dtype}", ("what", "measured", "unit"))
     say("the card")
@@ -80,7 +90,9 @@ def table(scale: Scale, say: Callable[[str], None]) -> Table:
     with tempfile.TemporaryDirectory() as folder:
         say("making the model")
         kind = str(dtype).removeprefix("torch.")
-        model = save_random_model(Path(folder) / "model", size.shape, dtype=kind)
+        model = save_random_model(Path(folder) / "model", size.shape, dtype=kind, device=device)
+        if cuda:
+            torch.cuda.empty_cache()
         _bare(made, model, size, device, kind, flops, say)
         _pooling(made, size, device, dtype, bandwidth, say)
         _server(made, model, size, device, kind, scale, say)
@@ -168,6 +180,19 @@ def _pooling(
     made.keys["gpu_pool_bandwidth_share"] = rate / bandwidth
 
 
+FEEDBACK: Mapping[str, tuple[feedback_load.Mode, feedback_load.Way]] = {
+    "none, stream": ("none", "stream"),
+    "none, stream again": ("none", "stream"),
+    "bf16, stream": ("bfloat16", "stream"),
+    "int8, stream": ("int8", "stream"),
+    "none, calls": ("none", "calls"),
+    "split, calls": ("split", "calls"),
+    "none, score + align": ("none", "step"),
+    "bf16, score + align": ("bfloat16", "step"),
+    "split, score + align": ("split", "step"),
+}
+
+
 def _server(
     made: Table,
     model: Path,
@@ -177,37 +202,60 @@ def _server(
     scale: Scale,
     say: Callable[[str], None],
 ) -> None:
-    """Samples a second against the bare model, and with streamed states against without."""
+    """Samples a second against the bare model, and with hidden states against without."""
     say("the server")
-    texts = texts_of(real_lengths(size.calls, most=scale.most_tokens), seed=2)
-    flags = ("--cache-bytes", "0", "--device", device, "--dtype", kind)
+    # A step of one call: a gibibyte of states at most.
+    flags = ("--device", device, "--dtype", kind, "--grpc-message-bytes", str(1 << 30))
+    seeds = itertools.count(2)
     with (
         tempfile.TemporaryDirectory() as folder,
         ours(model, Path(folder), *flags) as server,
         bare_model(model, kind, device) as bare,
     ):
         with Client(server.grpc, timeout=300) as client:
-            client.create_run("none", feedback="none")
-            first_aligned(client, "policy", width=size.width, inner=scale.inner)
-        bodies = [server.body([text]) for text in texts]
-        job = http_load.Job(server.port, server.path, bodies, callers=scale.headline)
-        states = feedback_load.Job(
-            server.grpc, "none", "none", "stream", texts, size.tokens, size.width
-        )
-        fed = feedback_load.Job(
-            server.grpc, "policy", "bfloat16", "stream", texts, size.tokens, size.width
-        )
+            for way in ("", "-step"):
+                client.create_run(f"none{way}", feedback="none")
+                first_aligned(client, f"policy{way}", width=size.width, inner=size.inner)
+
+        def texts() -> list[str]:
+            # Never seen before: the cache, which align needs, spares nobody any work.
+            return texts_of(real_lengths(size.calls, most=size.tokens), seed=next(seeds))
+
+        def called() -> float:
+            bodies = [server.body([text]) for text in texts()]
+            job = http_load.Job(server.port, server.path, bodies, callers=scale.headline)
+            return size.calls / http_load.run(job).seconds
+
+        def fed(mode: feedback_load.Mode, way: feedback_load.Way) -> float:
+            run = ("none" if mode == "none" else "policy") + ("-step" if way == "step" else "")
+            job = feedback_load.Job(
+                server.grpc, run, mode, way, texts(), size.tokens, size.width,
+                in_flight=2 * scale.headline,
+            )  # fmt: skip
+            return size.calls / feedback_load.run(job).seconds
+
         arms: dict[str, Callable[[], float]] = {
-            "bare model, windows of 32": lambda: len(texts) / bare(texts, 32),
-            "server": lambda: len(texts) / http_load.run(job).seconds,
-            "server, stream": lambda: len(texts) / feedback_load.run(states).seconds,
-            "server, stream with bf16 states": lambda: len(texts) / feedback_load.run(fed).seconds,
+            "bare model, windows of 32": lambda: size.calls / bare(texts(), 32),
+            "bf16, stream": partial(fed, "bfloat16", "stream"),
+            f"server, {scale.headline} callers": called,
+            **{name: partial(fed, *arm) for name, arm in FEEDBACK.items()},
         }
+        warm = dict(list(arms.items())[:3])  # chooses kernels, for the model and the attention
+        interleaved(warm, rounds=1, say=lambda what: say(f"warm-up, {what}"))
         found = interleaved(arms, rounds=scale.rounds, say=say)
-    made.rows += [[arm, found.median(arm), "samples/s"] for arm in arms]
-    made.keys["gpu_server_vs_limit"] = found.ratio("server", "bare model, windows of 32")
-    made.keys["gpu_streamed_cost"] = 1.0 - found.ratio(
-        "server, stream with bf16 states", "server, stream"
-    )
-    sent = 2.0 * size.tokens * size.width * found.median("server, stream with bf16 states")
-    made.rows.append(["bytes of states", sent / 1e9, "GB/s"])
+    for arm in arms:
+        made.rows.append([arm, found.median(arm), "samples/s"])
+        base = "none, " + arm.partition(", ")[2].removesuffix(" again")
+        if base in arms and base != arm:
+            made.rows.append([f"{arm}, against none", found.ratio(arm, base), "share"])
+    limit = "bare model, windows of 32"
+    made.keys["gpu_server_vs_limit"] = found.ratio(f"server, {scale.headline} callers", limit)
+    made.keys["gpu_stream_vs_limit"] = found.ratio("none, stream", limit)
+    made.keys["gpu_streamed_cost"] = 1.0 - found.ratio("bf16, stream", "none, stream")
+    made.keys["gpu_int8_cost"] = 1.0 - found.ratio("int8, stream", "none, stream")
+    made.keys["gpu_split_cost"] = 1.0 - found.ratio("split, calls", "none, calls")
+    made.keys["gpu_aa_spread"] = found.spread("none, stream", "none, stream again")
+    # A step is the same scores, and an align.
+    made.keys["gpu_align_vs_score"] = found.ratio("bf16, stream", "bf16, score + align") - 1.0
+    sent = 2.0 * size.tokens * size.width * found.median("bf16, stream")
+    made.rows.append(["bytes of bf16 states over the stream", sent / 1e9, "GB/s"])

@@ -42,13 +42,21 @@ def version(package: str) -> str | None:
 
 
 def server_cores() -> set[int]:
-    """The core that servers (and everything else that computes) run on."""
-    return {min(os.sched_getaffinity(0) | _all_cores)}
+    """The cores that servers (and everything else that computes) run on: one."""
+    return set(_server or {min(_all_cores)})
 
 
 def load_cores() -> set[int]:
-    """The core of the load generators; with one core in all, the same."""
-    return {max(os.sched_getaffinity(0) | _all_cores)}
+    """Those of the load generators: another one; with one core in all, the same."""
+    return set(_load or {max(_all_cores)})
+
+
+def share_all_cores() -> None:
+    """Give servers one half of the cores and the load the other: for where a GPU computes."""
+    cores = sorted(_all_cores)
+    half = max(1, len(cores) // 2)
+    _server.update(cores[:half])
+    _load.update(cores[half:] or cores)
 
 
 @contextlib.contextmanager
@@ -63,6 +71,8 @@ def on(cores: set[int]) -> Generator[None, None, None]:
 
 
 _all_cores = frozenset(os.sched_getaffinity(0))
+_server: set[int] = set()
+_load: set[int] = set()
 
 
 def _commit() -> str:

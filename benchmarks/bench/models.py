@@ -18,13 +18,16 @@ TEMPLATE = (
 )
 
 
-def save_random_model(folder: Path, shape: Mapping[str, int], *, dtype: str = "float32") -> Path:
+def save_random_model(
+    folder: Path, shape: Mapping[str, int], *, dtype: str = "float32", device: str = "cpu"
+) -> Path:
     """A Llama classifier with random weights and its tokenizer.
 
     Args:
         folder: where to.
         shape: of `LlamaConfig`, such as num_hidden_layers.
         dtype: that the weights are saved in.
+        device: that draws them: a CPU takes minutes for billions.
     """
     import torch
     from transformers import LlamaConfig, LlamaForSequenceClassification
@@ -36,7 +39,8 @@ def save_random_model(folder: Path, shape: Mapping[str, int], *, dtype: str = "f
     before = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
     try:
-        model: Any = LlamaForSequenceClassification(config)
+        with torch.device(device):
+            model: Any = LlamaForSequenceClassification(config)
     finally:
         torch.set_default_dtype(before)
     with torch.no_grad():

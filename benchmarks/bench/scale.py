@@ -68,7 +68,7 @@ class Scale:
     )
     align_smollm2: tuple[int, int, int] = (4, 4, 256)
     open_seconds: float = 15.0
-    swap_calls: int = 1000
+    swap_calls: int = 600
     swap_every: float = 0.25
 
 

@@ -94,7 +94,7 @@ def ours(model: Path, workspace: Path, *flags: str) -> Generator[Server, None, N
         flags: more of them.
     """
     port, grpc_port = free_port(), free_port()
-    command = [str(Path(sys.executable).with_name("r2m")), "serve", "--model", str(model)]
+    command = [sys.executable, "-m", "r2m_client.cli", "serve", "--model", str(model)]
     command += ["--state", str(workspace / f"state-{port}"), "--threads", "1"]
     command += ["--http", f"127.0.0.1:{port}", "--grpc", f"127.0.0.1:{grpc_port}", *flags]
     with _process(command, port, "/readyz", workspace) as pid:

@@ -1,15 +1,17 @@
 """Heads change while requests are scored: failures, and p99 against no changes.
 
-The arms get the same arrivals (open loop, Poisson, 70 % of capacity). `swaps` moves the run's live
-head by a rollback a few times a second; `aligns` makes a new one every second, files and all.
+The arms get the same arrivals (open loop, Poisson, 70 % of capacity), scored by the head behind an
+alias. `swaps` moves the alias a few times a second; `rollbacks` moves the run's live head, and the
+alias with it, each of which opens a branch; `aligns` makes a new head every second, files and all.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import tempfile
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,11 +22,12 @@ from bench.models import save_random_model
 from bench.report import Table
 from bench.runs import ANY_CANDIDATE, groups_of
 from bench.scale import Scale
-from bench.servers import Server, ours
+from bench.servers import Server, our_body, ours
 from bench.texts import texts_of
 from r2m_client import Client, Group
 
 RUN = "swap"
+ALIAS = "champion"
 HEADS = 4
 SHARE = 0.7
 ALIGN_EVERY = 1.0
@@ -48,7 +51,7 @@ def table(scale: Scale, say: Callable[[str], None]) -> Table:
         ("arm", "calls", "failed", "heads moved", "p50 ms", "p99 ms", "p99 against no swaps"),
         notes=["Medians of the rounds; failures and moves are summed."],
     )
-    counts = {arm: Counts() for arm in ("none", "none again", "swaps", "aligns")}
+    counts = {arm: Counts() for arm in ("none", "none again", "swaps", "rollbacks", "aligns")}
     with tempfile.TemporaryDirectory() as folder:
         model = save_random_model(Path(folder) / "model", scale.shape)
         flags = ("--cache-bytes", "0", "--keep-optimizers", "64")
@@ -58,7 +61,7 @@ def table(scale: Scale, say: Callable[[str], None]) -> Table:
         ):
             say("making heads")
             _make_heads(client, scale)
-            scored = replace(server, path=f"/v1/runs/{RUN}/score")
+            scored = replace(server, path=f"/v1/runs/{RUN}/score", body=_body)
             rate = SHARE * _capacity(scored, scale)
             job = load.Job(
                 scored.port, scored.path, _bodies(scored, scale.swap_calls, scale), rate=rate
@@ -78,6 +81,7 @@ def table(scale: Scale, say: Callable[[str], None]) -> Table:
     made.keys["swap_failed"] = counts["swaps"].failed
     made.keys["swap_p99_ratio"] = _against_none(found, "swaps")
     made.keys["swap_aa_spread"] = found.spread("none", "none again")
+    made.keys["rollback_p99_ratio"] = _against_none(found, "rollbacks")
     made.keys["align_p99_ratio"] = _against_none(found, "aligns")
     return made
 
@@ -95,6 +99,8 @@ def _once(arm: str, job: load.Job, client: Client, scale: Scale, count: Counts) 
     """One arm's p99, in seconds."""
     if arm == "swaps":
         moving = _every(scale.swap_every, _swap(client))
+    elif arm == "rollbacks":
+        moving = _every(scale.swap_every, _roll_back(client))
     elif arm == "aligns":
         moving = _every(min(ALIGN_EVERY, 4 * scale.swap_every), _align(client, scale))
     else:
@@ -138,7 +144,18 @@ def _every(seconds: float | None, move: Callable[[], object]) -> Generator[list[
 
 def _swap(client: Client) -> Callable[[], object]:
     heads = itertools.cycle(range(1, HEADS + 1))
-    return lambda: client.rollback(RUN, to=next(heads))
+    return lambda: client.set_alias(RUN, ALIAS, next(heads))
+
+
+def _roll_back(client: Client) -> Callable[[], object]:
+    heads = itertools.cycle(range(1, HEADS + 1))
+
+    def go() -> None:
+        head = next(heads)
+        client.rollback(RUN, to=head)
+        client.set_alias(RUN, ALIAS, head)
+
+    return go
 
 
 def _align(client: Client, scale: Scale) -> Callable[[], object]:
@@ -146,7 +163,8 @@ def _align(client: Client, scale: Scale) -> Callable[[], object]:
 
     def align() -> None:
         step = client.run(RUN).next_step
-        client.align(RUN, step=step, groups=_groups(scale, seed=step))
+        made = client.align(RUN, step=step, groups=_groups(scale, seed=step))
+        client.set_alias(RUN, ALIAS, made.head)
 
     return align
 
@@ -159,6 +177,7 @@ def _make_heads(client: Client, scale: Scale) -> None:
         result = client.align(RUN, step=step, groups=_groups(scale, seed=step))
         if result.head != step:
             raise RuntimeError(f"update {step} was not accepted: {result.verdict}")
+    client.set_alias(RUN, ALIAS, HEADS)
 
 
 def _groups(scale: Scale, *, seed: int) -> list[Group]:
@@ -169,6 +188,10 @@ def _capacity(server: Server, scale: Scale) -> float:
     bodies = _bodies(server, scale.short_calls, scale)
     outcome = load.run(load.Job(server.port, server.path, bodies, callers=scale.headline))
     return len(bodies) / outcome.seconds
+
+
+def _body(texts: Sequence[str]) -> str:
+    return json.dumps({**json.loads(our_body(texts)), "head": ALIAS})
 
 
 def _bodies(server: Server, count: int, scale: Scale) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from r2m_client import _calls, _split_talk
 from r2m_client._errors import R2MError
 from r2m_client._label_methods import LabelMethods
+from r2m_client._score_futures import ScoreFutures
 from r2m_client._settings import NO_HEADERS, Settings
 from r2m_client._transport import open_transport
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client(LabelMethods, Settings):
+class Client(LabelMethods, ScoreFutures, Settings):
     """Talks to an R2M server, over HTTP or gRPC. Threads may share one.
 
         with Client("grpc://127.0.0.1:50051") as client:
@@ -87,7 +88,8 @@ class Client(LabelMethods, Settings):
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Wait for scores in the background, and close the connections."""
+        self._end_background()
         self._transport.close()
 
     def server(self) -> ServerInfo:

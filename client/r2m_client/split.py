@@ -39,6 +39,20 @@ class Context:
     queries: Mapping[str, bytes] = field(repr=False)
     head: int | None = None
 
+    @staticmethod
+    def joined(contexts: Iterable[Context | None]) -> Context | None:
+        """One of several scores' contexts, for the align of all their samples.
+
+        Those of the first one's head; align asks about samples that another head scored. None
+        where there is none: align asks about all.
+        """
+        given = [one for one in contexts if one is not None]
+        if not given:
+            return None
+        same = [one for one in given if one.head == given[0].head]
+        queries = {name: u for one in same for name, u in one.queries.items()}
+        return Context(given[0].v, queries, given[0].head)
+
 
 class Answers(Protocol):
     """Who can answer for hidden states, wherever they are."""

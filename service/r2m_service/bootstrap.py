@@ -320,6 +320,7 @@ async def _serve(
             budget=budget,
             requests=requests,
             buffers=buffers,
+            compat_run=settings.compat_run,
         )
     )
     info = parts.engine.info

@@ -179,6 +179,13 @@ class Settings(BaseSettings):
     journal_full: bool = Field(
         default=False, description="keep hidden states in the journal too; much larger"
     )
+    compat_run: str | None = Field(
+        default=None,
+        description="run whose live head answers what trainers call by themselves (/get_reward, "
+        "/slime, /classify, /v1/embeddings, /verify), with feedback backbone or none; default: the "
+        "frozen reward model",
+        examples=["tldr-7"],
+    )
     reply_seconds: float = Field(
         default=60.0,
         gt=0,

@@ -16,6 +16,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 OTHERS = {"--check", "--part", "--tables"}  # of docs/generate.py and of benchmarks
+# Of trainers, on their page; of OpenRLHF's the part before a dot or an underscore.
+OF_TRAINERS = {"--apply-chat-template", "--ds", "--remote", "--reward", "--reward-key"}
+OF_TRAINERS |= {"--rm-type", "--rm-url"}
 OF_TESTS = {"R2M_TEST_DATA", "R2M_TEST_DATABASE_URL"}
 ADDED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][
     "r2m.commands"
@@ -45,9 +48,9 @@ def test_the_entry_points_lead_to_commands_with_help():
 
 
 def without_scripts(page):
-    """The page without api.md's shell blocks: curl's and jq's flags, which tests/docs runs."""
+    """The page without shell blocks that tests/docs runs: their flags are curl's and jq's."""
     text = page.read_text()
-    if page.name != "api.md":
+    if page.name not in ("api.md", "trainers.md"):
         return text
     return re.sub(r"^```bash\n.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
 
@@ -56,6 +59,8 @@ def without_scripts(page):
 def test_flags_and_variables_of_a_page_exist(page):
     text = without_scripts(page)
     known = {flag for command in commands().values() for flag in flags_of(command)} | OTHERS
+    if page.name == "trainers.md":
+        known |= OF_TRAINERS
     assert set(FLAG.findall(text)) <= known
     variables = {variable(name) for name in Settings.model_fields} | ELSEWHERE | OF_TESTS
     assert set(re.findall(r"\bR2M_[A-Z_]*[A-Z]\b", text)) <= variables

@@ -108,8 +108,8 @@ def test_its_clients_are_the_real_ones(fake):
     assert isinstance(fake.async_client(), AsyncClient)
 
 
-# A stream's samples arrive as scores; a freeze is an update.
-NOT_RECORDED = {"score_stream", "freeze", "unfreeze"}
+# A stream's samples arrive as scores, as do those of futures; a freeze is an update.
+NOT_RECORDED = {"score_stream", "score_async", "freeze", "unfreeze"}
 
 
 def test_it_knows_the_clients_calls():

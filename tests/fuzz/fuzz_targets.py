@@ -29,6 +29,8 @@ from r2m_service.application.contract import (
 )
 from r2m_service.application.parsing import parse, parse_json
 from r2m_service.application.samples import content_hash, decode_feedback, prompt_hash, text_hash
+from r2m_service.transports.compat.dialects import DIALECTS
+from r2m_service.transports.compat.rewards import named
 from r2m_service.transports.grpc.messages import decode as decode_message
 from r2m_service.transports.grpc.messages import to_value
 from r2m_service.transports.grpc.methods import UNARY
@@ -54,6 +56,12 @@ def json_body(data: bytes) -> None:
     """A JSON body as each of the requests; tensors in base64 are decoded, contents hashed."""
     for model in MODELS:
         with_problems(lambda model=model: _use(parse_json(model, data)))
+
+
+def trainers_body(data: bytes) -> None:
+    """A JSON body in each trainer's form, as samples with the names they get."""
+    for dialect in DIALECTS:
+        with_problems(lambda one=dialect: named(one.samples(parse_json(one.request, data))[:8]))
 
 
 def safetensors_body(data: bytes) -> None:
@@ -119,6 +127,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     one.__name__: one
     for one in (
         json_body,
+        trainers_body,
         safetensors_body,
         protobuf_message,
         align_stream,

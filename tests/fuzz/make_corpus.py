@@ -13,6 +13,8 @@ import struct
 from fuzz_targets import HERE, joined
 
 from r2m.v1 import r2m_pb2 as pb
+from r2m_service.transports.compat.messages import example_of
+from r2m_service.transports.compat.routes import MESSAGES
 from r2m_service.transports.http.examples import REQUESTS
 
 
@@ -34,6 +36,18 @@ def sample(name, shape=(2, 4)):
         response="r",
         feedback=pb.Feedback(dtype="bfloat16", shape=shape),
     )
+
+
+def trainers():
+    """What each trainer sends, and what only some of them may."""
+    yield from (example_of(one) for one in MESSAGES)
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": '{"a": [1]}'}
+    output = [call, {"type": "function_call_output", "call_id": "c", "output": "4"}]
+    asked = {"instructions": "i", "input": "p", "tools": [{"type": "function", "name": "f"}]}
+    yield {"responses_create_params": asked, "response": {"output": output}}
+    yield {"prompt": [{"role": "user", "content": "p"}], "response": "r", "label": {"a": 1}}
+    yield {"input": [[1, 2], [3]], "activation": None, "encoding_format": "base64"}
+    yield {"text": ["a", "b"], "query": [], "prompts": []}
 
 
 def score_frames():
@@ -67,6 +81,7 @@ def main():
     feedback = {"dtype": "bfloat16", "shape": [2, 4]}
     inputs = {
         "json_body": [json.dumps(one).encode() for one in REQUESTS.values()],
+        "trainers_body": [json.dumps(one).encode() for one in trainers()],
         "safetensors_body": [
             safetensors(
                 {"samples": [{"id": "a", "prompt": "p", "response": "r", "feedback": feedback}]},

@@ -27,6 +27,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 TARGETS = (
     "json_body",
+    "trainers_body",
     "safetensors_body",
     "protobuf_message",
     "align_stream",

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from r2m_service.modeling.loading import ModelRefusedError, load_backbone
-from r2m_service.modeling.text import TextError, TextFault
+from r2m_service.modeling.text import TextEncoder, TextError, TextFault
 
 TEXTS = [
     ("What is the capital of France?", "The capital of France is Paris."),
@@ -177,6 +177,22 @@ def test_text_is_encoded_as_the_template_says_without_a_second_bos(reward_model)
     assert text.tokenizer.decode(raw) == "HiHello."
 
 
+def test_a_raw_text_that_brings_its_bos_has_one():
+    from tokenizers.processors import TemplateProcessing
+
+    adds = models.tokenizer()
+    bos = adds.bos_token_id
+    adds.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", bos)]
+    )
+    text = TextEncoder(adds, 128, 320)
+    plain = text.pair("", "Hello.", raw=True).ids
+    assert plain[0] == bos
+    assert plain.count(bos) == 1
+    assert text.pair("<s>He", "llo.", raw=True).ids == plain
+    assert text.pair("<s><s>", "Hello.", raw=True).ids.count(bos) == 2  # only what is added again
+
+
 @pytest.mark.parametrize(
     ("prompt", "response", "raw", "fault"),
     [
@@ -220,7 +236,17 @@ def test_a_giant_text_is_refused_without_being_tokenized(reward_model, monkeypat
         assert caught.value.fault == TextFault.TOO_LONG
 
 
-def test_a_compiled_backbone_serves_every_batch_with_three_programs(reward_model):
+def test_a_model_that_looks_ahead_sees_no_padding(tmp_path):
+    """Causal models need no mask, since padding is on the right; this one's tokens would see it."""
+    folder = models.save_reward_model(tmp_path / "m", "gemma3", use_bidirectional_attention=True)
+    backbone = load_backbone(str(folder))
+    ids = ids_of(backbone)
+    together = torch.stack([one.rte_R for one in backbone.encode(ids)])
+    alone = torch.stack([backbone.encode([one])[0].rte_R for one in ids])
+    assert (together - alone).abs().max() < 1e-4
+
+
+def test_a_compiled_backbone_serves_every_batch_with_two_programs(reward_model):
     """By dynamo alone: whether it recompiles does not depend on what makes the machine code."""
     from torch._dynamo.utils import counters
 
@@ -231,7 +257,7 @@ def test_a_compiled_backbone_serves_every_batch_with_three_programs(reward_model
     before = counters["stats"]["unique_graphs"]
     backbone.compile(backend="eager")
     made = counters["stats"]["unique_graphs"]
-    assert made - before == 3
+    assert made - before == 2
     for batch, expected in zip(batches, plain, strict=True):
         for ours, theirs in zip(backbone.encode(batch), expected, strict=True):
             assert torch.allclose(ours.rte_R, theirs, atol=1e-6)

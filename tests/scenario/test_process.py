@@ -74,7 +74,7 @@ def test_a_run_of_another_backbone_can_only_be_read(reward_model, tmp_path):
 
 def refused(*flags):
     done = subprocess.run(
-        [R2M, "serve", *flags], capture_output=True, text=True, timeout=60, check=False
+        [*R2M, "serve", *flags], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode != 0
     assert "Traceback" not in done.stderr

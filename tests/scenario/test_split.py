@@ -10,7 +10,7 @@ from support.rollouts import WIDTH_P, groups, samples, states
 from test_anchors_judge import anchor_states, gold_pairs
 
 from r2m_client import Client, Group, Sample, ServerError
-from r2m_client.split import States
+from r2m_client.split import Context, States
 
 METHOD = {"width": 16, "learning_rate": 3e-4}
 TWINS = ("streamed", "split")
@@ -381,3 +381,24 @@ def test_a_wrong_width_is_said_before_anything_is_sent(client, twins):
     wrong = Sample("a", "q", "r", states(1, width=WIDTH_P + 1))
     with pytest.raises(ValueError, match="expected \\[tokens, 24\\]"):
         client.score([wrong], run=twins["split"], feedback="split")
+
+
+def test_scores_in_the_background_make_the_same_step(client, twins):
+    """A call a group, and one context of all of them for the align."""
+    step(client, twins, 1)
+    steps = groups(2)
+    streamed = client.score(
+        [one for group in steps for one in group.samples], run=twins["streamed"]
+    ).rewards
+    futures = [
+        client.score_async(group.samples, run=twins["split"], step=2, feedback="split")
+        for group in steps
+    ]
+    scored = [future.result() for future in futures]
+    rewards = [reward for result in scored for reward in result.rewards]
+    assert rewards == pytest.approx(streamed, abs=1e-6)
+    context = Context.joined(result.context for result in scored)
+    assert len(context.queries) == len(streamed)
+    client.align(twins["streamed"], step=2, groups=steps)
+    client.align(twins["split"], step=2, groups=steps, feedback="split", context=context)
+    same_heads(client, twins)

@@ -5,6 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForSequenceClassification,
     Gemma2Config,
+    Gemma3TextConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
@@ -69,6 +70,7 @@ def config(kind, **changes):
         "qwen3": (Qwen3Config, {**grouped, "head_dim": 8}),
         "gpt_neox": (GPTNeoXConfig, {}),
         "gemma2": (Gemma2Config, {**grouped, "head_dim": 8}),
+        "gemma3": (Gemma3TextConfig, {**grouped, "head_dim": 8}),
     }
     cls, extra = made[kind]
     return cls(**{**sizes, **extra, **changes})

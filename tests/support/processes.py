@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pathlib
 import signal
 import socket
 import subprocess
@@ -12,7 +11,7 @@ import sys
 import time
 import urllib.request
 
-R2M = pathlib.Path(sys.executable).with_name("r2m")
+R2M = [sys.executable, "-m", "r2m_client.cli"]
 
 
 def free_port():
@@ -31,7 +30,7 @@ class Process:
     def __init__(self, model, state, *flags, first=None):
         self.http = f"http://127.0.0.1:{free_port()}"
         self.grpc = f"grpc://127.0.0.1:{free_port()}"
-        begin = [R2M, "serve"]
+        begin = [*R2M, "serve"]
         if first is not None:
             start = "from r2m_service.cli import serve; serve(prog_name='r2m serve')"
             begin = [sys.executable, "-c", f"{first}\n{start}"]

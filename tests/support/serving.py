@@ -51,7 +51,12 @@ def running(model, state, *, backbone=None, over_grpc=None, **changes):
         }
         http = uvicorn.Server(
             uvicorn.Config(
-                build_app(parts.application, max_body_bytes=settings.max_body_bytes, **limits),
+                build_app(
+                    parts.application,
+                    max_body_bytes=settings.max_body_bytes,
+                    compat_run=settings.compat_run,
+                    **limits,
+                ),
                 port=0,
                 log_config=None,
             )

@@ -33,6 +33,8 @@ ROUTES = {
     "/livez": {"get"},
     "/readyz": {"get"},
 }
+TRAINERS = ("get_reward", "slime", "classify", "v1/embeddings", "verify", "seed_session")
+ROUTES |= {f"{at}/{path}": {"post"} for at in ("", "/runs/{run}") for path in TRAINERS}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,8 @@ def test_operations_are_described(document):
             if status.startswith(("4", "5")) or status == "default":
                 schema = answer["content"]["application/json"]["schema"]
                 assert schema == {"$ref": "#/components/schemas/ErrorBody"}
-        assert "422" not in one["responses"]
+        # The framework's own; a trainer's call fails as a whole where one reward is no number.
+        assert "422" not in one["responses"] or one["tags"] == ["trainers"]
         success = [status for status in one["responses"] if status.startswith("2")]
         assert success
 

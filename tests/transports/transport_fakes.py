@@ -111,7 +111,7 @@ class FakeApplication:
         self._call("score", run, request)
         await self._pause("score", self.score_seconds)
         scores = [
-            contract.ScoreOut(id=one.id, reward=len(one.response) / 4, vanilla_reward=0.0)
+            contract.ScoreOut(id=one.id, reward=len(one.response or "") / 4, vanilla_reward=0.0)
             for one in request.samples
         ]
         if run is None:

@@ -8,10 +8,8 @@ import torch
 from datasets import Dataset
 from trl_training import METHOD, WIDTH, Watched, by_hand, logged, make_trainer, rows
 
-from r2m_client import Client, Sample, ScoreResult
+from r2m_client import Client, Sample
 from r2m_client.integrations.trl import R2M, TrainingStopped
-from r2m_client.integrations.trl._batches import Batch, context
-from r2m_client.split import Context
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL and what it imports, on their own future
 
@@ -200,17 +198,6 @@ def test_a_group_has_one_version(server, policy, run, client, tmp_path):
         )
     assert versions == [1, 1, 1, 1, 3, 3, 3, 3]
     assert [one.group for one in batch.samples] == ["0-0"] * 4 + ["0-1"] * 4
-
-
-def test_a_context_is_one_heads():
-    def batch(*heads):
-        results = [ScoreResult("f", context=Context(b"v%d" % h, {f"{h}-{n}": b"u"}, h))
-                   for n, h in enumerate(heads)]  # fmt: skip
-        return Batch(samples=(), group_size=4, ids={}, ends_at=1, results=results)
-
-    assert context([batch(3, 3), batch(3)]) == Context(b"v3", {"3-0": b"u", "3-1": b"u"}, 3)
-    assert context([batch(3), batch(4)]) is None
-    assert context([batch()]) is None
 
 
 @pytest.mark.parametrize("feedback", ["backbone", "none"])

@@ -1,1 +1,4 @@
-"""Adapters for trainers. Each needs its trainer installed; importing this package loads none."""
+"""Rewards and feedback inside trainers: one module for each (docs/trainers.md).
+
+Nothing is imported here: a module asks for its trainer's packages, and the client needs none.
+"""

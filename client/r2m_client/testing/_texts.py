@@ -111,7 +111,8 @@ def _require_list(text: str | None, field: str) -> None:
 def query_of(given: dict[str, Any]) -> str:
     """The query that a sample answers: what training and judging are told apart by."""
     messages = cast("list[dict[str, Any]]", given.get("messages") or [])
-    query = messages[:-1] if messages else given.get("token_ids") or given.get("prompt")
+    text = given.get("token_ids") or given.get("prompt") or given.get("response")
+    query = messages[:-1] if messages else text
     return json.dumps(query, sort_keys=True)
 
 

@@ -144,12 +144,13 @@ def error_out(problem: Problem) -> ErrorOut:
 def prompt_hash(sample: SampleIn) -> str:
     """SHA-256 of the query that a sample answers: what training and judging are told apart by.
 
-    Of token ids nobody knows where the response starts: all of them count.
+    Of token ids, and of a raw text without a prompt, nobody knows where the response starts: all of
+    them count.
     """
     if sample.messages:
         query: Any = [one.model_dump(exclude_none=True) for one in sample.messages[:-1]]
     else:
-        query = sample.token_ids or sample.prompt
+        query = sample.token_ids or sample.prompt or sample.response
     return _hash(query)
 
 

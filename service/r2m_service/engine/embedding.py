@@ -13,8 +13,11 @@ from r2m_service.application.engine_port import (
 from r2m_service.engine.cache import BytesCache
 from r2m_service.modeling.backbone import Backbone, Encoded
 
-PASS_TOKENS = 256
+PASS_TOKENS = 32
 """What another forward pass costs, in tokens: more padding than that is worth a pass of its own."""
+
+GPU_PASS_TOKENS = 256
+"""The same on a GPU, where a pass reads all weights however few its tokens."""
 
 
 class Embedder:
@@ -24,7 +27,7 @@ class Embedder:
         cache_bytes: what the cache may hold.
         token_budget: padded tokens of one forward pass.
         one_by_one: deterministic mode: every text alone and unpadded.
-        pass_tokens: padding that one pass may waste.
+        pass_tokens: padding that one pass may waste; None: what suits the device.
     """
 
     def __init__(
@@ -34,12 +37,13 @@ class Embedder:
         cache_bytes: int,
         token_budget: int,
         one_by_one: bool,
-        pass_tokens: int = PASS_TOKENS,
+        pass_tokens: int | None = None,
     ) -> None:
         self._backbone = backbone
         self._token_budget = token_budget
         self._one_by_one = one_by_one
-        self._pass_tokens = pass_tokens
+        on_cpu = backbone.device.type == "cpu"
+        self._pass_tokens = pass_tokens or (PASS_TOKENS if on_cpu else GPU_PASS_TOKENS)
         self.cache: BytesCache[bytes, Encoded] = BytesCache(cache_bytes)
 
     def embed(self, texts: Sequence[TokenIds], *, states: Sequence[bool]) -> list[Encoded]:

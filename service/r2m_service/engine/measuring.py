@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from r2m_service.application.engine_port import (
     Vector,
 )
 from r2m_service.engine.embedding import Embedder
-from r2m_service.engine.pooling import pool_item
+from r2m_service.engine.pooling import own_states, pool_states, uploads_of, why_not_finite
+from r2m_service.engine.states import States
 from r2m_service.modeling.attention import Pooled
 from r2m_service.modeling.backbone import Encoded
 from r2m_service.modeling.head import Head, Parts
@@ -61,16 +62,20 @@ class Measuring:
         assert head.v_P is not None
         z_P = (1.0 - omega) * head.v_P
         queries_KP = self.queries(head, rte_KR)
-        found: list[Pooled] = []
+        uploads = uploads_of(items, z_P.device)
+        found: dict[int, Pooled] = {}
         for place, item in enumerate(items):
             try:
                 if item.split is not None:
-                    found.append(_told_pooled(item, 1.0 - omega, z_P.device))
+                    found[place] = _told_pooled(item, 1.0 - omega, z_P.device)
                 else:
-                    found.append(pool_item(item, encoded[place], queries_KP[place], z_P))
+                    states = _or_own(uploads.take(place), encoded[place])
+                    found[place] = pool_states(states, queries_KP[place], z_P)
             except Problem as problem:
                 errors[place] = problem
-        return found
+        contexts = {place: one.c_P for place, one in found.items() if items[place].split is None}
+        _note_not_finite(items, encoded, contexts, errors)
+        return list(found.values())
 
     def parts(
         self,
@@ -90,16 +95,20 @@ class Measuring:
             return head.parts(rte_KR, None)
         assert head.v_P is not None
         queries_KP = self.queries(head, rte_KR)
+        uploads = uploads_of(items, rte_KR.device)
         fused: list[Tensor] = []
+        contexts: dict[int, Tensor] = {}
         for place, item in enumerate(items):
             try:
                 if item.split is None:
-                    c_P = pool_item(item, encoded[place], queries_KP[place]).c_P
-                    fused.append(c_P @ head.v_P)
+                    states = _or_own(uploads.take(place), encoded[place])
+                    contexts[place] = pool_states(states, queries_KP[place]).c_P
+                    fused.append(contexts[place] @ head.v_P)
                 else:
                     fused.append(_told_fused(item.split.id, told, rte_KR))
             except Problem as problem:
                 errors[place] = problem
+        _note_not_finite(items, encoded, contexts, errors)
         return None if errors else head.parts(rte_KR, None, torch.stack(fused))
 
     def queries(self, head: Head, rte_KR: Tensor) -> Tensor:
@@ -107,6 +116,31 @@ class Measuring:
         if self._one_by_one:
             return torch.cat([head.queries(rte_R[None]) for rte_R in rte_KR])
         return head.queries(rte_KR)
+
+
+def _or_own(uploaded: States | None, encoded: Encoded) -> States:
+    """What a sample brought, or else the backbone's own."""
+    return own_states(encoded) if uploaded is None else uploaded
+
+
+def _note_not_finite(
+    items: Sequence[Item],
+    encoded: Sequence[Encoded],
+    contexts: Mapping[int, Tensor],
+    errors: Errors,
+) -> None:
+    """Note whose pooled states are no numbers. All are asked at once: a GPU is waited for once.
+
+    Args:
+        contexts: c by the sample's place.
+    """
+    if not contexts:
+        return
+    good = torch.isfinite(torch.stack(list(contexts.values()))).all(dim=1).tolist()
+    for place, fine in zip(contexts, good, strict=True):
+        problem = None if fine else why_not_finite(items[place], encoded[place], contexts[place])
+        if problem is not None:
+            errors[place] = problem
 
 
 def _told_pooled(item: Item, share: float, device: torch.device) -> Pooled:

@@ -1,33 +1,40 @@
-"""One sample's states, wherever they come from, through the attention."""
+"""A few samples' states, wherever they come from, through the attention."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
-from r2m_service.application.engine_port import (
-    Item,
-)
-from r2m_service.engine.states import quantized_states, require_finite, states_tensor
+from r2m.errors import Problem
+from r2m_service.application.engine_port import Item
+from r2m_service.engine.states import States, Uploads, not_finite, on_device
 from r2m_service.modeling.attention import Pooled, pool
 from r2m_service.modeling.backbone import Encoded
-from r2m_service.modeling.quantized import pool_quantized
+from r2m_service.modeling.quantized import Quantized, pool_quantized
 
 
-def pool_item(item: Item, encoded: Encoded, u_P: Tensor, z_P: Tensor | None = None) -> Pooled:
-    """c (and j) of a sample: over the policy's states, or over the backbone's own.
+def uploads_of(items: Sequence[Item], device: torch.device) -> Uploads:
+    """Their states, on their way to a device."""
+    return Uploads([item.feedback for item in items], device)
 
-    Raises:
-        Problem: feedback_not_finite or reward_not_finite.
-    """
-    if item.feedback is not None and item.feedback.dtype == "int8":
-        pooled = pool_quantized(quantized_states(item.feedback, u_P.device), u_P, z_P)
-        require_finite(pooled.c_P, None)
-        return pooled
-    if item.feedback is not None:
-        h_SP = states_tensor(item.feedback, u_P.device)
-    else:
-        assert encoded.states_SR is not None  # the embedder was asked for them
-        h_SP = encoded.states_SR
-    pooled = pool(h_SP, u_P, z_P)
-    require_finite(pooled.c_P, h_SP)
-    return pooled
+
+def pool_states(states: States, u_P: Tensor, z_P: Tensor | None = None) -> Pooled:
+    """c (and j) of one sample's states, as they were stored."""
+    if isinstance(states, Quantized):
+        return pool_quantized(states, u_P, z_P)
+    return pool(states, u_P, z_P)
+
+
+def own_states(encoded: Encoded) -> Tensor:
+    """The backbone's own, of a sample that brought none."""
+    assert encoded.states_SR is not None  # the embedder was asked for them
+    return encoded.states_SR
+
+
+def why_not_finite(item: Item, encoded: Encoded, c_P: Tensor) -> Problem | None:
+    """What is wrong with a sample whose reward is no number, if it is its states."""
+    if item.feedback is None:
+        return not_finite(c_P, encoded.states_SR)
+    return not_finite(c_P, on_device(item.feedback, c_P.device))

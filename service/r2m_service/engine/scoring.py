@@ -15,10 +15,11 @@ from r2m_service.application.engine_port import Item, Queried, Scored, Trace
 from r2m_service.application.timings import Timings
 from r2m_service.engine.embedding import Embedder
 from r2m_service.engine.measuring import trace_of
-from r2m_service.engine.pooling import pool_item
+from r2m_service.engine.pooling import own_states, pool_states, uploads_of, why_not_finite
+from r2m_service.engine.states import States
 from r2m_service.modeling.backbone import Backbone
 from r2m_service.modeling.backbone import Encoded as Embedded
-from r2m_service.modeling.head import Head
+from r2m_service.modeling.head import Head, Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ class BatchScorer:
     @torch.inference_mode()
     def _rewards(self, batch: Sequence[ScoreWork]) -> list[Scored | Queried | Problem]:
         began = time.perf_counter()
+        # On a GPU the states travel while the backbone computes.
+        uploads = uploads_of([work.item for work in batch], self._backbone.device)
         encoded = self._embedder.embed(
             [work.item.token_ids for work in batch],
             states=[work.attends_to_backbone for work in batch],
@@ -73,60 +76,111 @@ class BatchScorer:
             Problem(Code.COMPUTE_FAILED, "not scored")
         ] * len(batch)
         for places in self._by_head(batch):
-            head = batch[places[0]].head
-            rte_NR = torch.stack([encoded[place].rte_R for place in places])
-            vanilla_N = self._backbone.vanilla(rte_NR)
-            queries_NP = head.queries(rte_NR) if head is not None and head.attends else None
-            for row, place in enumerate(places):
-                if head is None:
-                    found[place] = _scored(vanilla_N[row], vanilla_N[row], None)
-                    continue
-                u_P = None if queries_NP is None else queries_NP[row]
-                try:
-                    found[place] = self._reward(
-                        head, batch[place], encoded[place], u_P, vanilla_N[row]
-                    )
-                except Problem as problem:
-                    found[place] = problem
+            works = [batch[place] for place in places]
+            answers = self._by_one_head(
+                works,
+                [encoded[place] for place in places],
+                [uploads.take(place) for place in places],
+            )
+            for place, answer in zip(places, answers, strict=True):
+                found[place] = answer
         ended = time.perf_counter()
         for spent in {id(work.timings): work.timings for work in batch}.values():
             spent.add("backbone", embedded - began)
             spent.add("head", ended - embedded)
         return found
 
-    def _reward(
-        self, head: Head, work: ScoreWork, encoded: Embedded, u_P: Tensor | None, vanilla: Tensor
-    ) -> Scored | Queried | Problem:
-        """A sample's reward by a version; u, where its trainer is to tell v·c.
+    def _by_one_head(
+        self,
+        works: Sequence[ScoreWork],
+        encoded: Sequence[Embedded],
+        uploaded: Sequence[States | None],
+    ) -> list[Scored | Queried | Problem]:
+        """Rewards of samples of one version, or u where a trainer is to tell v·c.
 
-        Raises:
-            Problem: of its states.
+        A GPU is waited for once, when the rewards are read.
         """
-        split, c_P, fused_N = work.item.split, None, None
-        if u_P is not None and split is not None:
-            if split.fused is None:
-                return Queried(u_P.cpu().numpy().copy())
-            fused_N = u_P.new_tensor([split.fused])
-        elif u_P is not None:
-            c_P = pool_item(work.item, encoded, u_P).c_P
-        parts = head.parts(encoded.rte_R[None], None if c_P is None else c_P[None], fused_N)
-        made_of = None
-        if self._trace:
-            made_of = trace_of(encoded.rte_R, u_P, c_P, fused=fused_N)
-        return _scored(parts.rewards(work.omega)[0], vanilla, made_of)
+        head, omega = works[0].head, works[0].omega
+        rte_NR = torch.stack([one.rte_R for one in encoded])
+        vanilla_N = self._backbone.vanilla(rte_NR)
+        if head is None:
+            return [_scored(value, value, None) for value in vanilla_N.tolist()]
+        queries_NP = head.queries(rte_NR) if head.attends else None
+        c_NP = None
+        if queries_NP is not None:
+            c_NP = torch.stack(
+                [
+                    _pooled(work, one, states, u_P)
+                    for work, one, states, u_P in zip(
+                        works, encoded, uploaded, queries_NP, strict=True
+                    )
+                ]
+            )
+        parts = head.parts(rte_NR, c_NP)
+        if head.attends:
+            parts = _with_told(parts, works)
+        both_2N = torch.stack([parts.rewards(omega), vanilla_N]).tolist()
+        asked = None
+        found: list[Scored | Queried | Problem] = []
+        for row, (work, reward, vanilla) in enumerate(zip(works, *both_2N, strict=True)):
+            if queries_NP is not None and _asks(work):
+                asked = queries_NP.cpu().numpy() if asked is None else asked
+                found.append(Queried(asked[row].copy()))
+                continue
+            told = None if work.item.split is None else work.item.split.fused
+            c_P = None if c_NP is None or told is not None else c_NP[row]
+            if c_P is not None and not math.isfinite(reward):
+                problem = why_not_finite(work.item, encoded[row], c_P)
+                if problem is not None:
+                    found.append(problem)
+                    continue
+            made_of = None
+            if self._trace:
+                u_P = None if queries_NP is None else queries_NP[row]
+                made_of = trace_of(
+                    encoded[row].rte_R, u_P, c_P, fused=None if told is None else parts.fused_N[row]
+                )
+            found.append(_scored(reward, vanilla, made_of))
+        return found
 
     def _by_head(self, batch: Sequence[ScoreWork]) -> list[list[int]]:
+        """Places of those that are scored together: by one version, at one ω."""
         if self._one_by_one:
             return [[place] for place in range(len(batch))]
-        groups: dict[int, list[int]] = {}
+        groups: dict[tuple[int, float], list[int]] = {}
         for place, work in enumerate(batch):
-            groups.setdefault(id(work.head), []).append(place)
+            groups.setdefault((id(work.head), work.omega), []).append(place)
         return list(groups.values())
 
 
-def _scored(reward: Tensor, vanilla: Tensor, trace: Trace | None) -> Scored | Problem:
-    rewards = float(reward), float(vanilla)
-    for name, value in zip(("reward", "vanilla reward"), rewards, strict=True):
+def _pooled(work: ScoreWork, encoded: Embedded, uploaded: States | None, u_P: Tensor) -> Tensor:
+    """c of a sample; zero where its states stay with the trainer."""
+    if work.item.split is not None:
+        return torch.zeros_like(u_P)
+    return pool_states(own_states(encoded) if uploaded is None else uploaded, u_P).c_P
+
+
+def _asks(work: ScoreWork) -> bool:
+    """Whether its trainer has yet to tell v·c."""
+    return work.item.split is not None and work.item.split.fused is None
+
+
+def _with_told(parts: Parts, works: Sequence[ScoreWork]) -> Parts:
+    """The same with v·c as the trainers told it, where they did."""
+    told = {
+        row: work.item.split.fused
+        for row, work in enumerate(works)
+        if work.item.split is not None and work.item.split.fused is not None
+    }
+    if not told:
+        return parts
+    fused_N = parts.fused_N.clone()
+    fused_N[list(told)] = fused_N.new_tensor(list(told.values()))
+    return replace(parts, fused_N=fused_N)
+
+
+def _scored(reward: float, vanilla: float, trace: Trace | None) -> Scored | Problem:
+    for name, value in (("reward", reward), ("vanilla reward", vanilla)):
         if not math.isfinite(value):
             return Problem(Code.REWARD_NOT_FINITE, f"the {name} of this sample is {value}")
-    return Scored(*rewards, trace=trace)
+    return Scored(reward, vanilla, trace=trace)

@@ -19,6 +19,8 @@ from r2m_service.modeling.text import TextEncoder
 
 TRUNCATION_RULE = "refuse"
 VOLATILE_CONFIG = ("_name_or_path", "_commit_hash", "transformers_version", "dtype", "torch_dtype")
+LOOKS_AHEAD = {"use_bidirectional_attention": True, "is_causal": False}
+"""What a configuration says of a decoder whose tokens attend to those behind them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +64,21 @@ class Backbone:
         self._config = config
         self._model = model.requires_grad_(False).eval().to(device)
         self._forward: Callable[..., Any] = self._model
+        self._looks_ahead = any(config.get(name) is value for name, value in LOOKS_AHEAD.items())
         self.width_R = int(self.weight_R.shape[0])
         self.fingerprint = self.compute_fingerprint()
 
     def compile(self, backend: str = "inductor") -> None:
         """Compile the forward pass, and warm it up: minutes, once a process.
 
-        Shapes are dynamic, so three programs serve all batches: one text, several of one length,
-        and several padded. They are made here, not while a caller waits. (A text of one token
-        would make a fourth.)
+        Shapes are dynamic, so two programs serve all batches: one text, and several. They are made
+        here, not while a caller waits. (Texts of one token would make others.)
 
         Args:
             backend: of torch.compile.
         """
         self._forward = torch.compile(self._model, dynamic=True, backend=backend)
-        for lengths in ((8,), (9, 9), (9, 5)):
+        for lengths in ((8,), (9, 5)):
             self.encode([[0] * length for length in lengths])
 
     def vanilla(self, rte_NR: Tensor) -> Tensor:
@@ -90,8 +92,9 @@ class Backbone:
     ) -> list[Encoded]:
         """RTEs of a padded batch.
 
-        Padding is on the right and masked, so that no real token sees it: a causal model's states
-        are those of the unpadded text, up to rounding.
+        Padding is on the right, where no real token of a causal model sees it: its states are those
+        of the unpadded text, up to rounding, without a mask, which would take attention's slower
+        kernel. Only a model whose configuration says that it looks ahead gets one.
 
         Args:
             batch: token ids, at least one each.
@@ -104,11 +107,10 @@ class Backbone:
         for row, ids in enumerate(batch):
             ids_NS[row, : len(ids)] = torch.tensor(ids)
             mask_NS[row, : len(ids)] = 1
-        padded = min(lengths) < longest
+        masked = self._looks_ahead and min(lengths) < longest
         out = self._forward(
             input_ids=ids_NS.to(self.device),
-            # Without padding, causal attention needs no mask and takes its faster kernel.
-            attention_mask=mask_NS.to(self.device) if padded else None,
+            attention_mask=mask_NS.to(self.device) if masked else None,
             use_cache=False,
         )
         hidden_NSR: Tensor = out.last_hidden_state

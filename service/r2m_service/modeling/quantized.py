@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from r2m_service.modeling.attention import CHUNK, OnlinePool, Pooled
+from r2m_service.modeling.attention import OnlinePool, Pooled, chunk_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Quantized:
 
 
 def pool_quantized(
-    states: Quantized, u_P: Tensor, z_P: Tensor | None = None, *, chunk: int = CHUNK
+    states: Quantized, u_P: Tensor, z_P: Tensor | None = None, *, chunk: int | None = None
 ) -> Pooled:
     """C (and j) of one sample's states in one pass, as `attention.pool`.
 
@@ -40,6 +40,7 @@ def pool_quantized(
     peak = states.channel_P.max()
     channel_P = states.channel_P / peak.where(peak > 0, peak.new_ones(()))
     token_S = states.token_S * peak
+    chunk = chunk or chunk_for(u_P.device)
     sums = OnlinePool(channel_P * u_P, None if z_P is None else channel_P * z_P)
     for q_SP, scale_S in zip(states.q_SP.split(chunk), token_S.split(chunk), strict=True):
         sums.update(q_SP.float().mul_(scale_S[:, None]))

@@ -2,7 +2,8 @@
 
 `chat`: the tokenizer's chat template over one user and one assistant turn, or over a whole
 conversation. The template writes the special tokens itself, so none are added: no double BOS.
-`raw`: prompt + response, joined as they are, with the special tokens the tokenizer adds by default.
+`raw`: prompt + response, joined as they are, with the special tokens the tokenizer adds by default;
+a BOS that the text begins with is not doubled.
 Token ids are taken as they are.
 """
 
@@ -79,7 +80,7 @@ class TextEncoder:
                 raise TextError(TextFault.EMPTY, f"the {name} is empty", name)
         self._check_characters([prompt, response], BOTH)
         if raw:
-            return self._limited(self._ids(prompt + response, special=True), cut, BOTH)
+            return self._limited(self._raw_ids(prompt + response), cut, BOTH)
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
         return self._limited(
             self._ids(self._templated(turns, None, BOTH), special=False), cut, BOTH
@@ -174,6 +175,16 @@ class TextEncoder:
             raise TextError(
                 TextFault.INVALID, f"the chat template refuses this text: {error}"[:300], field
             ) from None
+
+    def _raw_ids(self, text: str) -> tuple[int, ...]:
+        """With the special tokens that the tokenizer adds, but for a BOS that is there already.
+
+        A text that went through a template, or was decoded from a policy's tokens, brings its own.
+        """
+        ids = self._ids(text, special=True)
+        bos = getattr(self.tokenizer, "bos_token_id", None)
+        twice = bos is not None and ids[:2] == (bos, bos)
+        return ids[1:] if twice and text.startswith(self.tokenizer.bos_token) else ids
 
     def _ids(self, text: str, *, special: bool) -> tuple[int, ...]:
         # verbose: its warning about long texts is our error.

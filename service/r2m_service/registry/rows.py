@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, fields, is_dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
 from r2m.errors import Code, Problem
@@ -31,8 +32,9 @@ def settings_to_json(settings: DataclassInstance) -> str:
     return text
 
 
+@lru_cache(maxsize=1024)
 def settings_from_json(kind: type[_T], text: str) -> _T:
-    """What `settings_to_json` was given.
+    """What `settings_to_json` was given. It cannot be changed: every score reads it, parsed once.
 
     Raises:
         Problem: storage_failed, where the text is not a whole `kind`.
@@ -50,7 +52,7 @@ def _read(kind: type[_T], stored: object) -> _T:
     values = cast("dict[str, Any]", stored)
     if values.keys() != names:
         raise ValueError(f"{kind.__name__}: keys differ in {sorted(values.keys() ^ names)}")
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind)  # slow, and the reason for the cache above
     return kind(
         **{
             name: _read(hints[name], value) if is_dataclass(hints[name]) else value
@@ -133,9 +135,10 @@ def branch_row(run: str, branch: Branch) -> dict[str, Any]:
 
 def branch_of(row: RowMapping) -> Branch:
     """The branch of a row."""
-    return Branch(**{field.name: row[field.name] for field in fields(Branch)})
+    return Branch(**{name: row[name] for name in _BRANCH_COLUMNS})
 
 
+_BRANCH_COLUMNS = [field.name for field in fields(Branch)]
 _HEAD_COLUMNS = [
     field.name for field in fields(Head) if field.name not in {"metrics", "weights", "optimizer"}
 ]

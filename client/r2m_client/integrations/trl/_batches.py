@@ -12,7 +12,6 @@ from torch import Tensor
 
 from r2m_client._results import AlignResult, ScoreResult
 from r2m_client._samples import Group, Sample
-from r2m_client.split import Context
 
 VERDICTS = ("accepted", "rejected", "undecided", "skipped", "frozen")
 
@@ -47,16 +46,6 @@ class Batch:
             if len(left) >= at_least:
                 groups.append(Group(members[0].group, left))
         return groups, math.ceil(len(self.samples) / self.group_size) - len(groups)
-
-
-def context(batches: Iterable[Batch]) -> Context | None:
-    """What one head made of all the samples; None where several heads scored them."""
-    found = [result.context for batch in batches for result in batch.results]
-    given = [one for one in found if one is not None]
-    if not given or len({(one.head, one.v) for one in given}) > 1 or len(given) < len(found):
-        return None
-    queries = {name: u for one in given for name, u in one.queries.items()}
-    return Context(given[0].v, queries, given[0].head)
 
 
 def score_metrics(results: Sequence[ScoreResult], seconds: float) -> dict[str, float]:

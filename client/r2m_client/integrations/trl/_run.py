@@ -13,10 +13,9 @@ from r2m_client._client import Client
 from r2m_client._errors import NotFound
 from r2m_client._results import AlignResult, RunInfo
 from r2m_client._samples import Group, Sample
-from r2m_client.integrations.trl import _batches
 from r2m_client.integrations.trl._batches import Batch
 from r2m_client.integrations.trl._talking import TrainingStopped, logger
-from r2m_client.split import Answers, States
+from r2m_client.split import Answers, Context, States
 
 Feedback = Literal["split", "streamed"]
 
@@ -147,6 +146,7 @@ class Run:
             usable, lost = batch.usable(max(2, math.ceil(self.share * batch.group_size)))
             groups += usable
             left_out += lost
+        contexts = [result.context for batch in due for result in batch.results]
         answer = self.client.align(
             self.name,
             step=at.step + 1,
@@ -156,7 +156,7 @@ class Run:
             ],
             branch=at.branch,
             feedback=answers if self._splits(at) else "streamed",
-            context=_batches.context(due) if self._splits(at) else None,
+            context=Context.joined(contexts) if self._splits(at) else None,
         )
         return answer, left_out
 

@@ -28,14 +28,16 @@ def answer(value: Answer, *, status: int = 200, spent: Timings | None = None) ->
     return Response(body, status, headers=headers, media_type="application/json")
 
 
-def failure(problem: Problem, *, headers: dict[str, str] | None = None) -> Response:
-    """A problem in the one form of errors, with its status from the table."""
+def failure(
+    problem: Problem, *, headers: dict[str, str] | None = None, status: int | None = None
+) -> Response:
+    """A problem in the one form of errors, with its status from the table unless one is given."""
     sent = dict(headers or {})
     if problem.row.retryable:
         sent["Retry-After"] = str(retry_after(problem.code))
     # ASCII with escapes, so that no text whatever can fail to be encoded.
     body = json.dumps({"error": problem.as_dict()}).encode()
-    return Response(body, problem.row.http, headers=sent, media_type="application/json")
+    return Response(body, status or problem.row.http, headers=sent, media_type="application/json")
 
 
 async def on_problem(request: Request, error: Exception) -> Response:

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from r2m.errors import Code, Problem
 from r2m_service.application.contract import ServerOut
 from r2m_service.transports.buffers import BufferPool
+from r2m_service.transports.compat.routes import MESSAGES, compat
 from r2m_service.transports.http.answers import (
     Guard,
     answer,
@@ -43,6 +44,7 @@ def build_app(
     requests: RequestLimit | None = None,
     idle_seconds: float = 60.0,
     buffers: BufferPool | None = None,
+    compat_run: str | None = None,
 ) -> FastAPI:
     """The HTTP application.
 
@@ -53,6 +55,7 @@ def build_app(
         requests: requests in hand, shared likewise; None: no bound.
         idle_seconds: a body that pauses longer is given up.
         buffers: where the memory of safetensors bodies is from; None: new memory each time.
+        compat_run: whose live head answers the trainers' own calls; None: the frozen reward model.
     """
     budget, requests = budget or ByteBudget(), requests or RequestLimit()
     memory = buffers or BufferPool()
@@ -67,6 +70,7 @@ def build_app(
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
     )
+    app.more_requests = MESSAGES
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)
@@ -76,6 +80,7 @@ def build_app(
         runs(application, intake),
         heads(application, intake),
         labels(application, intake),
+        compat(application, intake, run=compat_run),
         _server(application, budget, requests),
     ):
         app.include_router(router)

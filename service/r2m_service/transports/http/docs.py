@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
 
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -65,6 +65,7 @@ def operation(
     codes: Iterable[Code] = (),
     responses: dict[int | str, dict[str, Any]] | None = None,
     status: int = 200,
+    status_of: Callable[[Code], int] = lambda code: TABLE[code].http,
 ) -> dict[str, Any]:
     """Keyword arguments of a route's decorator.
 
@@ -77,6 +78,7 @@ def operation(
         codes: the errors to expect.
         responses: further successes.
         status: of the usual success.
+        status_of: the status of an error.
     """
     successes = dict(responses or {})
     if answer is not None:
@@ -93,7 +95,7 @@ def operation(
         content: dict[str, Any] = {
             JSON: {
                 "schema": {"$ref": f"#/components/schemas/{request.__name__}"},
-                "examples": {"usual": {"value": REQUESTS[request.__name__]}},
+                "examples": {"usual": {"value": _request_example(request)}},
             }
         }
         if tensors:
@@ -112,15 +114,23 @@ def operation(
         "summary": summary,
         "status_code": status,
         "response_model": answer,
-        "responses": {**successes, **_failures(codes)},
+        "responses": {**successes, **_failures(codes, status_of)},
         "openapi_extra": extra,
     }
 
 
-def _failures(codes: Iterable[Code]) -> dict[int | str, dict[str, Any]]:
+def _request_example(request: type[BaseModel]) -> Any:
+    """Ours stand together in one file; a message of another interface carries its own."""
+    extra = request.model_config.get("json_schema_extra")
+    return cast("Any", extra)["examples"][0] if extra else REQUESTS[request.__name__]
+
+
+def _failures(
+    codes: Iterable[Code], status_of: Callable[[Code], int]
+) -> dict[int | str, dict[str, Any]]:
     by_status: dict[int | str, list[Code]] = {}
     for code in dict.fromkeys(codes):
-        by_status.setdefault(TABLE[code].http, []).append(code)
+        by_status.setdefault(status_of(code), []).append(code)
     answers: dict[int | str, dict[str, Any]] = {
         status: {
             "model": ErrorBody,
@@ -139,14 +149,20 @@ def _error_example(code: Code) -> dict[str, Any]:
 
 
 class DocumentedApp(FastAPI):
-    """FastAPI, with the request messages that its routes read by hand among the components."""
+    """FastAPI, with the request messages that its routes read by hand among the components.
+
+    Attributes:
+        more_requests: messages beside those of the native routes.
+    """
+
+    more_requests: tuple[type[BaseModel], ...] = ()
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, made once."""
         if self.openapi_schema is None:
             document = super().openapi()
             _, definitions = models_json_schema(
-                [(model, "validation") for model in _REQUESTS],
+                [(model, "validation") for model in (*_REQUESTS, *self.more_requests)],
                 ref_template="#/components/schemas/{model}",
             )
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
