@@ -12,20 +12,17 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-import grpc
-import grpc.aio
 import torch
 
 from r2m.errors import Problem
-from r2m_service.access.errors import AccessError
-from r2m_service.access.opening import Access, open_access
+from r2m_service.access.opening import Access
 from r2m_service.application.app import Application
 from r2m_service.application.contract import SampleIn, VanillaRequest
 from r2m_service.application.marking import KeepLimits
 from r2m_service.application.retention import Retention
 from r2m_service.engine.states import pinned
 from r2m_service.engine.torch_engine import EngineLimits, TorchEngine
-from r2m_service.listeners import HttpServer, ListenError, bind, shown
+from r2m_service.listeners import HttpServer, ListenError, add_grpc_port, bind, shown
 from r2m_service.modeling.backbone import Backbone
 from r2m_service.modeling.loading import ModelRefusedError, load_backbone
 from r2m_service.registry.blobs import BlobStore
@@ -235,28 +232,27 @@ def _load(settings: Settings) -> Backbone:
     return backbone
 
 
-async def run(settings: Settings, *, announce: Callable[[str], None]) -> None:
+async def run(settings: Settings, access: Access, *, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain.
 
     Args:
+        access: of these settings (`open_access`).
         announce: hears one line when the server is ready.
 
     Raises:
-        StartError: access that cannot be used, a port in use, or as `build`.
+        StartError: a port in use, or as `build`.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     try:
-        # Before anything listens: a server that lets in whom it should not is none.
-        access = open_access(settings)
         listener = bind(settings.http, "--http")
         ops_listener = None if settings.ops is None else bind(settings.ops, "--ops")
         with contextlib.closing(bind(settings.grpc, "--grpc")) as probe:
             # gRPC binds for itself, later: the probe finds a port in use before the model loads.
             grpc_address = shown(probe)
-    except (AccessError, ListenError) as error:
+    except ListenError as error:
         raise StartError(str(error)) from error
     for serious, note in access.notes:
         logger.log(logging.WARNING if serious else logging.INFO, "access: %s", note)
@@ -320,7 +316,10 @@ async def _serve(
         buffers=buffers,
         gate=gate,
     )
-    add_port(grpc_server, doors)
+    try:
+        add_grpc_port(grpc_server, doors.grpc_address, doors.access.tls)
+    except ListenError as error:
+        raise StartError(str(error)) from error
     await grpc_server.start()
     doors.ops_front.open(build_ops(parts.application, budget=budget, requests=requests))
     doors.front.open(
@@ -354,25 +353,6 @@ async def _serve(
     parts.draining = True
     await health.set_serving(False)
     await grpc_server.stop(settings.drain_seconds)
-
-
-def add_port(server: grpc.aio.Server, doors: Doors) -> None:
-    """Give the gRPC server its address.
-
-    Raises:
-        StartError: it is in use, or the certificate is none for gRPC.
-    """
-    tls = doors.access.tls
-    try:
-        if tls is None:
-            server.add_insecure_port(doors.grpc_address)
-            return
-        credentials = grpc.ssl_server_credentials(
-            [(tls.key, tls.cert)], tls.client_ca, require_client_auth=tls.client_ca is not None
-        )
-        server.add_secure_port(doors.grpc_address, credentials)
-    except RuntimeError as error:
-        raise StartError(f"cannot listen for gRPC on {doors.grpc_address}: {error}") from error
 
 
 async def _warm_up(application: Application) -> None:

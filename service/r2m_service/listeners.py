@@ -7,8 +7,12 @@ import socket
 import ssl
 from collections.abc import Generator
 
+import grpc
+import grpc.aio
 import uvicorn
 from starlette.types import ASGIApp
+
+from r2m_service.access.tls import Tls
 
 KEEP_ALIVE_SECONDS = 75
 """How long a connection may be idle. Longer than clients keep theirs (httpx: 5 s, as uvicorn's own
@@ -78,6 +82,23 @@ def bind(address: str, flag: str) -> socket.socket:
             f"cannot listen on {address} ({error.strerror}): choose another with {flag}"
         ) from error
     return listener
+
+
+def add_grpc_port(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
+    """Give a gRPC server its address; its port is the answer.
+
+    Raises:
+        ListenError: it is in use, or the certificate is none for gRPC.
+    """
+    try:
+        if tls is None:
+            return server.add_insecure_port(address)
+        credentials = grpc.ssl_server_credentials(
+            [(tls.key, tls.cert)], tls.client_ca, require_client_auth=tls.client_ca is not None
+        )
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise ListenError(f"cannot listen for gRPC on {address}: {error}") from error
 
 
 def shown(listener: socket.socket) -> str:

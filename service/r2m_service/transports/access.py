@@ -47,7 +47,7 @@ class Operation:
 _OURS = "/r2m.v1.RewardModelService/"
 _HEALTH = "/grpc.health.v1.Health/"
 _REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/"
-_TRAINERS = ("get_reward", "slime", "classify", "embeddings", "verify", "seed_session")
+_TRAINERS = ("openrlhf", "slime", "classify", "embeddings", "verify", "seed_session")
 
 OPERATIONS: tuple[Operation, ...] = (
     # probes
