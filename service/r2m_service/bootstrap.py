@@ -254,8 +254,6 @@ async def run(settings: Settings, access: Access, *, announce: Callable[[str], N
             grpc_address = shown(probe)
     except ListenError as error:
         raise StartError(str(error)) from error
-    for serious, note in access.notes:
-        logger.log(logging.WARNING if serious else logging.INFO, "access: %s", note)
     front, ops_front = Front(probes=ops_listener is None), Front()
     tls = access.tls.context if access.tls else None
     http = HttpServer(front, drain_seconds=settings.drain_seconds, tls=tls)

@@ -51,7 +51,12 @@ def keys() -> None:
 @keys.command(help=CREATE_HELP, context_settings=WIDTH)
 @_file_options
 @click.option("--name", required=True, help="For people: who has it.")
-@click.option("--scope", type=click.Choice([*Scope]), required=True, help="What it may do.")
+@click.option(
+    "--scope",
+    type=click.Choice([scope.value for scope in Scope]),
+    required=True,
+    help="What it may do.",
+)
 @click.option(
     "--run", "runs", multiple=True, metavar="RUN", help="Bind it to this run. Repeatable."
 )

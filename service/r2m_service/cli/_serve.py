@@ -38,6 +38,9 @@ def serve(file: str | None, **flags: Any) -> None:
         access = open_access(settings)
     except AccessError as error:
         raise click.ClickException(str(error)) from None
+    for serious, note in access.notes:
+        level = logging.WARNING if serious else logging.INFO
+        logging.getLogger("r2m").log(level, "access: %s", note)
     for chatty in ("alembic", "uvicorn", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # Heavy: torch and transformers, only once the flags are known to be good.
