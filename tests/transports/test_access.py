@@ -92,7 +92,7 @@ def test_every_route_and_every_method_has_a_scope():
     # Free is what probes ask, and nothing else.
     free = {name for one in OPERATIONS if one.scope is None for name in (*one.grpc, *one.http)}
     assert free == {
-        "livez", "readyz", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
+        "livez", "readyz", "index", "file", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
     }  # fmt: skip
 
 

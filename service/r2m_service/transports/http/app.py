@@ -25,6 +25,7 @@ from r2m_service.transports.http.docs import DocumentedApp, operation
 from r2m_service.transports.http.door import door
 from r2m_service.transports.http.labels import labels
 from r2m_service.transports.http.ops import probing
+from r2m_service.transports.http.page import page
 from r2m_service.transports.http.runs import heads, runs
 from r2m_service.transports.http.scoring import scoring
 from r2m_service.transports.interface import Application
@@ -91,6 +92,7 @@ def build_app(
         compat(application, intake, run=compat_run),
         _server(application, app),
         *([probing(application, budget, requests)] if probes else []),
+        page(),
     ):
         app.include_router(router)
     return app
