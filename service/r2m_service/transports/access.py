@@ -52,7 +52,7 @@ _TRAINERS = ("openrlhf", "slime", "classify", "embeddings", "verify", "seed_sess
 OPERATIONS: tuple[Operation, ...] = (
     # probes
     Operation(None, (f"{_HEALTH}Check", f"{_HEALTH}Watch"), ("livez", "readyz")),
-    # the live page's files, which hold nothing of any run: it asks for a key, and then the interface
+    # the live page's files, which hold nothing of any run: it asks for a key itself
     Operation(None, (), ("index", "file")),
     # what the interface is
     Operation(Scope.SCORE, (f"{_REFLECTION}ServerReflectionInfo",), ("openapi",)),
