@@ -20,6 +20,7 @@ from r2m_client._errors import (
     Conflict,
     ConnectError,
     DeadlineError,
+    Forbidden,
     InvalidRequest,
     NotFound,
     Overloaded,
@@ -33,6 +34,8 @@ from r2m_client._errors import (
     StepConflict,
     StepOutOfOrder,
     StreamFailed,
+    TLSError,
+    Unauthenticated,
     Unavailable,
 )
 from r2m_client._label_results import (
@@ -96,6 +99,7 @@ __all__ = [
     "Drift",
     "Evaluation",
     "Evidence",
+    "Forbidden",
     "Group",
     "GroupCounts",
     "HeadInfo",
@@ -130,6 +134,8 @@ __all__ = [
     "StepConflict",
     "StepOutOfOrder",
     "StreamFailed",
+    "TLSError",
+    "Unauthenticated",
     "Unavailable",
     "UsageInfo",
 ]

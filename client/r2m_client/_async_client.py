@@ -13,6 +13,7 @@ from r2m_client._transport import open_async_transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from os import PathLike
     from types import TracebackType
 
     from r2m_client._async_score_stream import AsyncScoreStream
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from r2m_client._retry import Retry
     from r2m_client._samples import AnchorStates, Convention, Group, Pair, Sample, WireDtype
     from r2m_client._split_talk import Feedback, Talk
+    from r2m_client._tls import CertFiles
     from r2m_client.split import Context
 
 T = TypeVar("T")
@@ -48,9 +50,14 @@ class AsyncClient(AsyncLabelMethods, Settings):
         wire_dtype: what float32 and wider hidden states are sent as; 16-bit ones go as they are
             unless it is int8, whose scales are then taken from each sample (`ChannelScales`).
         headers: sent with every call (gRPC: as metadata).
+        api_key: goes with every call, in the header `Authorization`; default: R2M_API_KEY.
+        ca: file of the CA that the server's certificate must be of; default: R2M_CA, else those
+            that are trusted on this machine.
+        cert: this client's certificate, for servers that ask for one: a file with its private key,
+            or (certificate, key); default: R2M_CERT and R2M_CERT_KEY.
 
     Raises:
-        ValueError: another kind of URL, dtype or timeout.
+        ValueError: another kind of URL, dtype or timeout, or files that cannot be used.
     """
 
     _sleep = staticmethod(asyncio.sleep)
@@ -63,9 +70,14 @@ class AsyncClient(AsyncLabelMethods, Settings):
         retries: int | Retry = 5,
         wire_dtype: WireDtype = "bfloat16",
         headers: Mapping[str, str] = NO_HEADERS,
+        api_key: str | None = None,
+        ca: str | PathLike[str] | None = None,
+        cert: CertFiles | None = None,
     ) -> None:
         super().__init__(url, timeout, retries, wire_dtype)
-        self._transport = open_async_transport(url, headers, self._traffic)
+        self._transport = open_async_transport(
+            url, headers, self._traffic, api_key=api_key, ca=ca, cert=cert
+        )
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -61,6 +61,16 @@ class ConnectError(R2MError, ConnectionError):
         self.maybe_sent = maybe_sent
 
 
+class TLSError(ConnectError):
+    """No connection that both sides trust: one speaks plain text, or refuses a certificate.
+
+    It is not repeated: somebody has to change the URL or a certificate.
+    """
+
+    def __init__(self, message: str = "", *, maybe_sent: bool = False) -> None:
+        super().__init__(message, maybe_sent=maybe_sent)
+
+
 class DeadlineError(R2MError, TimeoutError):
     """The call did not end within its timeout; what it asked for may have been done."""
 
@@ -127,6 +137,14 @@ class ServerError(R2MError):
 
 class InvalidRequest(ServerError, ValueError):
     """The request as a whole is refused: its form, its size, its media type."""
+
+
+class Unauthenticated(ServerError, PermissionError):
+    """The call had no API key, or one that is unknown, expired or revoked."""
+
+
+class Forbidden(ServerError, PermissionError):
+    """The API key's scope is too small for the call, or it is bound to other runs."""
 
 
 class SampleProblem(ServerError, ValueError):
@@ -204,6 +222,8 @@ CLASSES: dict[Code, type[ServerError]] = {
     Code.LENGTH_REQUIRED: InvalidRequest,
     Code.UNSUPPORTED_MEDIA: InvalidRequest,
     Code.METHOD_NOT_ALLOWED: InvalidRequest,
+    Code.UNAUTHENTICATED: Unauthenticated,
+    Code.FORBIDDEN: Forbidden,
     Code.NOT_FOUND: NotFound,
     Code.UNKNOWN_RUN: NotFound,
     Code.UNKNOWN_HEAD: NotFound,

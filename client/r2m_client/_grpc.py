@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -13,13 +13,12 @@ from r2m_client._grpc_streams import AioDuplex, BlockingAnswers, Peer
 from r2m_client._grpc_wire import (
     AlignUpload,
     Download,
-    Failed,
     ScoreStreamWire,
     Unary,
-    grpc_failure,
     grpc_request,
 )
 from r2m_client._score_stream import ScoreStream
+from r2m_client._tls import Trust
 from r2m_client._transport import user_agent
 
 if TYPE_CHECKING:
@@ -52,6 +51,11 @@ def _metadata(headers: Headers) -> tuple[tuple[str, str], ...]:
     return tuple((key.lower(), value) for key, value in headers.items())
 
 
+def _credentials(address: Address, trust: Trust) -> grpc.ChannelCredentials | None:
+    """None for plain text. Raises ValueError for files that cannot be used."""
+    return grpc.ssl_channel_credentials(*trust.bytes()) if address.secure else None
+
+
 def _found(answer: object | None, where: str) -> object:
     if answer is None:
         raise ProtocolError(f"{where} ended the stream without an answer")
@@ -65,16 +69,19 @@ class GrpcTransport:
         address: where to.
         headers: metadata of every call.
         traffic: counts the messages' bytes.
+        trust: for TLS; None: as the system has it.
     """
 
-    def __init__(self, address: Address, headers: Headers, traffic: Traffic) -> None:
+    def __init__(
+        self, address: Address, headers: Headers, traffic: Traffic, trust: Trust | None = None
+    ) -> None:
         self._where = address.shown
         self._metadata = _metadata(headers)
         self._traffic = traffic
-        if address.secure:
-            self._channel = grpc.secure_channel(
-                address.target, grpc.ssl_channel_credentials(), _options()
-            )
+        self._peer = Peer(address, trust or Trust(), self._metadata, traffic)
+        self._credentials = _credentials(address, self._peer.trust)
+        if self._credentials is not None:
+            self._channel = grpc.secure_channel(address.target, self._credentials, _options())
         else:
             self._channel = grpc.insecure_channel(address.target, _options())
 
@@ -89,10 +96,9 @@ class GrpcTransport:
         """See `Transport.score_stream`."""
         wire = ScoreStreamWire(call, opening.wire_dtype)
 
-        peer = Peer(self._where, self._metadata, self._traffic)
         return ScoreStream(
             wire,
-            lambda messages: BlockingAnswers(self._channel, wire.path, messages, peer),
+            lambda messages: BlockingAnswers(self._channel, wire.path, messages, self._peer),
             timeout=opening.timeout,
             attempts=opening.attempts,
             sleep=opening.sleep,
@@ -112,7 +118,7 @@ class GrpcTransport:
                 case AlignUpload():
                     return self._align(request, timeout)
         except grpc.RpcError as error:
-            raise grpc_failure(cast("Failed", error), self._where) from error
+            raise self._peer.failure(error) from error
 
     def _unary(self, request: Unary, timeout: float) -> object:
         self._traffic.count_sent(len(request.payload))
@@ -154,11 +160,15 @@ class GrpcTransport:
 class AsyncGrpcTransport:
     """gRPC for asyncio, in the first loop it is used in; arguments as for `GrpcTransport`."""
 
-    def __init__(self, address: Address, headers: Headers, traffic: Traffic) -> None:
+    def __init__(
+        self, address: Address, headers: Headers, traffic: Traffic, trust: Trust | None = None
+    ) -> None:
         self._address = address
         self._where = address.shown
         self._metadata = _metadata(headers)
         self._traffic = traffic
+        self._peer = Peer(address, trust or Trust(), self._metadata, traffic)
+        self._credentials = _credentials(address, self._peer.trust)
         self._opened: grpc.aio.Channel | None = None
 
     def prepare(self, call: Call[Any]) -> Callable[[float], Awaitable[object]]:
@@ -171,10 +181,9 @@ class AsyncGrpcTransport:
     ) -> AsyncScoreStream:
         """See `AsyncTransport.score_stream`."""
         wire = ScoreStreamWire(call, opening.wire_dtype)
-        peer = Peer(self._where, self._metadata, self._traffic)
         return AsyncScoreStream(
             wire,
-            lambda: AioDuplex(self._channel, wire.path, peer),
+            lambda: AioDuplex(self._channel, wire.path, self._peer),
             timeout=opening.timeout,
             attempts=opening.attempts,
             sleep=opening.sleep,
@@ -190,9 +199,9 @@ class AsyncGrpcTransport:
         # Not in the constructor: a channel takes the running loop, and clients are made before.
         if self._opened is None:
             address = self._address
-            if address.secure:
+            if self._credentials is not None:
                 self._opened = grpc.aio.secure_channel(
-                    address.target, grpc.ssl_channel_credentials(), _options()
+                    address.target, self._credentials, _options()
                 )
             else:
                 self._opened = grpc.aio.insecure_channel(address.target, _options())
@@ -208,7 +217,7 @@ class AsyncGrpcTransport:
                 case AlignUpload():
                     return await self._align(request, timeout)
         except grpc.aio.AioRpcError as error:
-            raise grpc_failure(cast("Failed", error), self._where) from error
+            raise await self._peer.failure_later(error) from error
 
     async def _unary(self, request: Unary, timeout: float) -> object:
         self._traffic.count_sent(len(request.payload))

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import grpc.aio
 
 from r2m_client._grpc_wire import Failed, grpc_failure
+from r2m_client._tls import Trust, explained, explained_later
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from r2m_client._transport import Traffic
+    from r2m_client._errors import R2MError
+    from r2m_client._transport import Address, Traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +24,26 @@ class Peer:
     """What goes with every call.
 
     Attributes:
-        shown: the server, for messages.
+        address: of the server.
+        trust: for TLS.
         metadata: of every call.
         traffic: counts the messages' bytes.
     """
 
-    shown: str
-    metadata: tuple[tuple[str, str], ...]
+    address: Address
+    trust: Trust
+    metadata: tuple[tuple[str, str], ...] = field(repr=False)
     traffic: Traffic
+
+    def failure(self, error: object) -> R2MError:
+        """What a failed call means; blocks where it has to be found out."""
+        found = grpc_failure(cast("Failed", error), self.address.shown)
+        return explained(found, self.address, self.trust)
+
+    async def failure_later(self, error: object) -> R2MError:
+        """`failure`, without blocking the loop."""
+        found = grpc_failure(cast("Failed", error), self.address.shown)
+        return await explained_later(found, self.address, self.trust)
 
 
 class BlockingAnswers:
@@ -51,7 +65,7 @@ class BlockingAnswers:
                 self._peer.traffic.count_received(len(payload))
                 yield payload
         except grpc.RpcError as error:
-            raise grpc_failure(cast("Failed", error), self._peer.shown) from error
+            raise self._peer.failure(error) from error
 
     def cancel(self) -> None:
         """End the call."""
@@ -90,7 +104,7 @@ class AioDuplex:
         try:
             payload = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise grpc_failure(cast("Failed", error), self._peer.shown) from error
+            raise await self._peer.failure_later(error) from error
         if payload is grpc.aio.EOF:
             return None
         self._peer.traffic.count_received(len(payload))
@@ -103,11 +117,11 @@ class AioDuplex:
     async def _failure(self, error: Exception) -> Exception:
         # A call that has ended refuses a message in its own words; how it ended is to be asked.
         if isinstance(error, grpc.aio.AioRpcError):
-            return grpc_failure(cast("Failed", error), self._peer.shown)
+            return await self._peer.failure_later(error)
         found = grpc.aio.AioRpcError(
             await self._call.code(),
             await self._call.initial_metadata(),
             await self._call.trailing_metadata(),
             await self._call.details(),
         )
-        return grpc_failure(cast("Failed", found), self._peer.shown)
+        return await self._peer.failure_later(found)

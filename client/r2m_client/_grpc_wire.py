@@ -23,6 +23,7 @@ from r2m_client._errors import ConnectError, DeadlineError, ProtocolError, R2MEr
 from r2m_client._reading import finite, read
 from r2m_client._results import AlignProgress, Score, ScoreResult
 from r2m_client._samples import SampleWriter
+from r2m_client._tls import grpc_handshake_failure
 
 if TYPE_CHECKING:
     from r2m_client._calls import Call
@@ -234,6 +235,9 @@ def grpc_failure(error: Failed, where: str) -> R2MError:
         return ours
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineError(f"no complete answer from {where} within the call's timeout")
+    untrusted = grpc_handshake_failure(said, where)
+    if untrusted is not None:
+        return untrusted
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         # A server that is shutting down cancels what it is working on. Whether a request had been
         # sent when the connection failed is not said.

@@ -18,6 +18,7 @@ import httpx
 
 from r2m_client._errors import ConnectError, DeadlineError, ProtocolError, R2MError, server_error
 from r2m_client._safetensors import CONTENT_TYPE, json_bytes, safetensors_pieces
+from r2m_client._tls import Trust, explained, explained_later, handshake_failure
 from r2m_client._transport import no_stream, user_agent
 
 if TYPE_CHECKING:
@@ -112,6 +113,9 @@ def retry_after(value: str | None) -> float | None:
 def http_failure(error: httpx.RequestError, where: str) -> R2MError:
     """What a failed exchange means for the caller."""
     said = str(error) or type(error).__name__
+    untrusted = handshake_failure(error, where)
+    if untrusted is not None:
+        return untrusted
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return ConnectError(f"cannot connect to {where}: {said}", maybe_sent=False)
     if isinstance(error, httpx.TimeoutException):
@@ -126,10 +130,14 @@ def late(where: str) -> DeadlineError:
     return DeadlineError(f"no complete answer from {where} within the call's timeout")
 
 
-def _options(address: Address, headers: Headers) -> dict[str, Any]:
+def _options(address: Address, headers: Headers, trust: Trust) -> dict[str, Any]:
     # Reading the CA certificates takes 20 ms, and without TLS nothing asks for them; an empty
     # context trusts nobody.
-    verify = True if address.secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    verify: bool | ssl.SSLContext = True
+    if not address.secure:
+        verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    elif not trust.default:
+        verify = trust.context()
     return {
         "base_url": address.url,
         "verify": verify,
@@ -151,6 +159,7 @@ class HttpTransport:
         address: where to.
         headers: for every request.
         traffic: counts the bodies' bytes.
+        trust: for TLS; None: as the system has it.
         network: replaces the network, in tests.
     """
 
@@ -159,12 +168,15 @@ class HttpTransport:
         address: Address,
         headers: Headers,
         traffic: Traffic,
+        trust: Trust | None = None,
         *,
         network: httpx.BaseTransport | None = None,
     ) -> None:
+        self._address = address
+        self._trust = trust or Trust()
         self._where = address.shown
         self._traffic = traffic
-        self._http = httpx.Client(**_options(address, headers), transport=network)
+        self._http = httpx.Client(**_options(address, headers, self._trust), transport=network)
 
     def prepare(self, call: Call[Any]) -> Callable[[float], object]:
         """Serialize; see `Transport.prepare`."""
@@ -192,7 +204,8 @@ class HttpTransport:
                 body = b"".join(self._incoming(response, deadline))
                 self._traffic.count_received(response.num_bytes_downloaded)
         except httpx.RequestError as error:
-            raise http_failure(error, self._where) from error
+            found = http_failure(error, self._where)
+            raise explained(found, self._address, self._trust) from error
         return http_answer(response, body, download=request.download)
 
     def _incoming(self, response: httpx.Response, deadline: float) -> Iterator[bytes]:
@@ -217,12 +230,15 @@ class AsyncHttpTransport:
         address: Address,
         headers: Headers,
         traffic: Traffic,
+        trust: Trust | None = None,
         *,
         network: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        self._address = address
+        self._trust = trust or Trust()
         self._where = address.shown
         self._traffic = traffic
-        self._http = httpx.AsyncClient(**_options(address, headers), transport=network)
+        self._http = httpx.AsyncClient(**_options(address, headers, self._trust), transport=network)
 
     def prepare(self, call: Call[Any]) -> Callable[[float], Awaitable[object]]:
         """Serialize; see `Transport.prepare`."""
@@ -252,7 +268,8 @@ class AsyncHttpTransport:
                 body = await response.aread()
                 self._traffic.count_received(response.num_bytes_downloaded)
         except httpx.RequestError as error:
-            raise http_failure(error, self._where) from error
+            found = http_failure(error, self._where)
+            raise await explained_later(found, self._address, self._trust) from error
         except TimeoutError:
             raise late(self._where) from None
         return http_answer(response, body, download=request.download)

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from r2m.errors import Code
-from r2m_client._errors import ConnectError, DeadlineError, ProtocolError, R2MError, ServerError
+from r2m_client._errors import (
+    ConnectError,
+    DeadlineError,
+    ProtocolError,
+    R2MError,
+    ServerError,
+    TLSError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,6 +116,8 @@ class Attempts:
     def _passes(self, error: R2MError) -> bool:
         if isinstance(error, ServerError):
             return error.retryable and (self._repeatable or error.code in REFUSED)
+        if isinstance(error, TLSError):
+            return False
         if isinstance(error, ConnectError):
             return self._repeatable or not error.maybe_sent
         if isinstance(error, ProtocolError):

@@ -13,13 +13,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from r2m_client._key import with_key
+
 if TYPE_CHECKING:
+    from os import PathLike
+
     from r2m_client._async_score_stream import AsyncScoreStream
     from r2m_client._calls import Call
     from r2m_client._results import ScoreResult
     from r2m_client._retry import Attempts
     from r2m_client._samples import WireDtype
     from r2m_client._score_stream import ScoreStream
+    from r2m_client._tls import CertFiles, Trust
 
 Headers = Mapping[str, str]
 Sleep = TypeVar("Sleep")
@@ -164,36 +169,62 @@ def parse_url(url: str) -> Address:
     return Address(url, grpc, secure, target, shown)
 
 
-def open_transport(url: str, headers: Headers, traffic: Traffic) -> Transport:
+def open_transport(
+    url: str,
+    headers: Headers,
+    traffic: Traffic,
+    *,
+    api_key: str | None = None,
+    ca: str | PathLike[str] | None = None,
+    cert: CertFiles | None = None,
+) -> Transport:
     """The blocking transport for a URL.
 
     Raises:
-        ValueError: for a URL of another form.
+        ValueError: for a URL of another form, or a key or file that cannot be used.
     """
     address = parse_url(url)
+    headers = with_key(headers, api_key)
+    trust = _trust(address, ca, cert)
     if address.grpc:
         from r2m_client._grpc import GrpcTransport
 
-        return GrpcTransport(address, headers, traffic)
+        return GrpcTransport(address, headers, traffic, trust)
     from r2m_client._http import HttpTransport
 
-    return HttpTransport(address, headers, traffic)
+    return HttpTransport(address, headers, traffic, trust)
 
 
-def open_async_transport(url: str, headers: Headers, traffic: Traffic) -> AsyncTransport:
+def open_async_transport(
+    url: str,
+    headers: Headers,
+    traffic: Traffic,
+    *,
+    api_key: str | None = None,
+    ca: str | PathLike[str] | None = None,
+    cert: CertFiles | None = None,
+) -> AsyncTransport:
     """The asyncio transport for a URL.
 
     Raises:
-        ValueError: for a URL of another form.
+        ValueError: for a URL of another form, or a key or file that cannot be used.
     """
     address = parse_url(url)
+    headers = with_key(headers, api_key)
+    trust = _trust(address, ca, cert)
     if address.grpc:
         from r2m_client._grpc import AsyncGrpcTransport
 
-        return AsyncGrpcTransport(address, headers, traffic)
+        return AsyncGrpcTransport(address, headers, traffic, trust)
     from r2m_client._http import AsyncHttpTransport
 
-    return AsyncHttpTransport(address, headers, traffic)
+    return AsyncHttpTransport(address, headers, traffic, trust)
+
+
+def _trust(address: Address, ca: str | PathLike[str] | None, cert: CertFiles | None) -> Trust:
+    from r2m_client._tls import find_trust  # with Python's TLS, which importing us shall not load
+
+    return find_trust(ca, cert, secure=address.secure)
 
 
 def no_stream(where: str) -> ValueError:

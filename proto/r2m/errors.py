@@ -23,6 +23,9 @@ class Code(StrEnum):
     UNSUPPORTED_MEDIA = "unsupported_media"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    # who asks
+    UNAUTHENTICATED = "unauthenticated"
+    FORBIDDEN = "forbidden"
     # what it talks about
     UNKNOWN_RUN = "unknown_run"
     UNKNOWN_HEAD = "unknown_head"
@@ -116,6 +119,19 @@ TABLE: dict[Code, Row] = {
     Code.NOT_FOUND: Row(404, "UNIMPLEMENTED", False, "There is no such path or method."),
     Code.METHOD_NOT_ALLOWED: Row(
         405, "UNIMPLEMENTED", False, "The path exists, but not with this HTTP method."
+    ),
+    Code.UNAUTHENTICATED: Row(
+        401,
+        "UNAUTHENTICATED",
+        False,
+        "The call has no API key, or one that is unknown, expired or revoked (docs/access.md).",
+    ),
+    Code.FORBIDDEN: Row(
+        403,
+        "PERMISSION_DENIED",
+        False,
+        "The API key is good, and its scope is too small for this call, or it is bound to other "
+        "runs.",
     ),
     Code.UNKNOWN_RUN: Row(404, "NOT_FOUND", False, "No run has this name; create it first."),
     Code.UNKNOWN_HEAD: Row(404, "NOT_FOUND", False, "The run has no head of this number."),

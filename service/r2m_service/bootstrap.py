@@ -7,22 +7,22 @@ import contextlib
 import logging
 import os
 import signal
-import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import torch
-import uvicorn
 
 from r2m.errors import Problem
+from r2m_service.access.opening import Access
 from r2m_service.application.app import Application
 from r2m_service.application.contract import SampleIn, VanillaRequest
 from r2m_service.application.marking import KeepLimits
 from r2m_service.application.retention import Retention
 from r2m_service.engine.states import pinned
 from r2m_service.engine.torch_engine import EngineLimits, TorchEngine
+from r2m_service.listeners import HttpServer, ListenError, add_grpc_port, bind, shown
 from r2m_service.modeling.backbone import Backbone
 from r2m_service.modeling.loading import ModelRefusedError, load_backbone
 from r2m_service.registry.blobs import BlobStore
@@ -30,11 +30,13 @@ from r2m_service.registry.lock import hold
 from r2m_service.registry.sql import SqlRegistry
 from r2m_service.registry.sweep import sweep
 from r2m_service.settings import Settings
+from r2m_service.transports.access import Gate
 from r2m_service.transports.buffers import BufferPool, aligned
 from r2m_service.transports.grpc.health import Health
 from r2m_service.transports.grpc.server import build_grpc
 from r2m_service.transports.http.app import build_app
 from r2m_service.transports.http.front import Front
+from r2m_service.transports.http.ops import build_ops
 from r2m_service.transports.limits import ByteBudget, RequestLimit
 
 if TYPE_CHECKING:
@@ -50,16 +52,27 @@ same."""
 HEALTH_SECONDS = 0.5
 """How often the health service is told whether the server takes calls."""
 
-KEEP_ALIVE_SECONDS = 75
-"""How long a connection may be idle. Longer than clients keep theirs (httpx: 5 s, as uvicorn's own
-default): otherwise a call goes out on a connection that is being closed, and is lost."""
-
-MAX_HEAD_BYTES = 64 << 10
-"""An HTTP request's line and headers, which are read before anybody can ask how long they are."""
-
 
 class StartError(RuntimeError):
     """Why the server cannot start, in one line that names the way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """Where calls come in.
+
+    Attributes:
+        front: of HTTP.
+        ops_front: of the address for operators' tools.
+        grpc_address: HOST:PORT.
+        place: all of it, for people.
+    """
+
+    access: Access
+    front: Front
+    ops_front: Front
+    grpc_address: str
+    place: str
 
 
 @dataclass
@@ -219,18 +232,11 @@ def _load(settings: Settings) -> Backbone:
     return backbone
 
 
-class _HttpServer(uvicorn.Server):
-    """Leaves signals to the caller, who stops both transports together."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
-
-
-async def run(settings: Settings, *, announce: Callable[[str], None]) -> None:
+async def run(settings: Settings, access: Access, *, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain.
 
     Args:
+        access: of these settings (`open_access`).
         announce: hears one line when the server is ready.
 
     Raises:
@@ -240,61 +246,60 @@ async def run(settings: Settings, *, announce: Callable[[str], None]) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    listener = _bind(settings.http, "--http")
-    with contextlib.closing(_bind(settings.grpc, "--grpc")) as probe:
-        # gRPC binds for itself, later: the probe finds a port in use before the model is loaded.
-        grpc_address = _shown(probe)
-    front = Front()
-    http = _HttpServer(
-        uvicorn.Config(
-            front,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            # Not what is installed: httptools, its other choice, bounds no head.
-            http="h11",
-            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-        )
-    )
+    try:
+        listener = bind(settings.http, "--http")
+        ops_listener = None if settings.ops is None else bind(settings.ops, "--ops")
+        with contextlib.closing(bind(settings.grpc, "--grpc")) as probe:
+            # gRPC binds for itself, later: the probe finds a port in use before the model loads.
+            grpc_address = shown(probe)
+    except ListenError as error:
+        raise StartError(str(error)) from error
+    front, ops_front = Front(probes=ops_listener is None), Front()
+    tls = access.tls.context if access.tls else None
+    http = HttpServer(front, drain_seconds=settings.drain_seconds, tls=tls)
+    ops = HttpServer(ops_front, drain_seconds=settings.drain_seconds, tls=None)
+    place = f"http{'s' if tls else ''}://{shown(listener)} and grpc{'s' if tls else ''}://{grpc_address}"
     # From now on /livez answers; everything else says that the server is starting.
     serving = asyncio.ensure_future(http.serve(sockets=[listener]))
+    operating = None
+    if ops_listener is not None:
+        place += f", probes on http://{shown(ops_listener)}"
+        operating = asyncio.ensure_future(ops.serve(sockets=[ops_listener]))
+    doors = Doors(access, front, ops_front, grpc_address, place)
     try:
         # In a thread: loading takes its time, and the loop has probes to answer. It cannot be cut
         # short, so a signal that comes meanwhile is heeded once it is done.
         parts = await asyncio.to_thread(build, settings)
         try:
             if not stop.is_set():
-                place = f"http://{_shown(listener)} and grpc://{grpc_address}"
-                await _serve(settings, parts, front, grpc_address, stop, serving, announce, place)
+                await _serve(settings, parts, doors, stop, serving, announce)
         finally:
             parts.draining = True
             http.should_exit = True
             await serving
             await asyncio.to_thread(parts.close)
     finally:
-        http.should_exit = True
+        http.should_exit = ops.should_exit = True
         await serving
+        if operating is not None:  # last, so that probes see the drain
+            await operating
 
 
 async def _serve(
     settings: Settings,
     parts: Parts,
-    front: Front,
-    grpc_address: str,
+    doors: Doors,
     stop: asyncio.Event,
     serving: asyncio.Future[None],
     announce: Callable[[str], None],
-    place: str,
 ) -> None:
-    """Warm up, open both transports, wait for the end, and let gRPC finish what it has."""
+    """Warm up, open all doors, wait for the end, and let gRPC finish what it has."""
     await _warm_up(parts.application)
     budget, requests = (
         ByteBudget(settings.inflight_bytes),
         RequestLimit(settings.inflight_requests),
     )
-    health = Health()
+    health, gate = Health(), Gate(doors.access.keys)
     on_gpu = parts.engine.info.device.startswith("cuda")
     buffers = BufferPool(settings.buffer_bytes, pinned if on_gpu else aligned)
     grpc_server = build_grpc(
@@ -307,13 +312,15 @@ async def _serve(
         max_calls=MAX_GRPC_CALLS,
         health=health,
         buffers=buffers,
+        gate=gate,
     )
     try:
-        grpc_server.add_insecure_port(grpc_address)
-    except RuntimeError as error:
-        raise StartError(f"cannot listen for gRPC on {grpc_address}: {error}") from error
+        add_grpc_port(grpc_server, doors.grpc_address, doors.access.tls)
+    except ListenError as error:
+        raise StartError(str(error)) from error
     await grpc_server.start()
-    front.open(
+    doors.ops_front.open(build_ops(parts.application, budget=budget, requests=requests))
+    doors.front.open(
         build_app(
             parts.application,
             max_body_bytes=settings.max_body_bytes,
@@ -321,11 +328,13 @@ async def _serve(
             requests=requests,
             buffers=buffers,
             compat_run=settings.compat_run,
+            gate=gate,
+            probes=settings.ops is None,
         )
     )
     info = parts.engine.info
     announce(
-        f"ready: {place}, {info.model} ({info.dtype} on {info.device}), fingerprint "
+        f"ready: {doors.place}, {info.model} ({info.dtype} on {info.device}), fingerprint "
         f"{info.fingerprint[:12]}, state in {settings.state}"
     )
     waiting = asyncio.ensure_future(stop.wait())
@@ -351,26 +360,3 @@ async def _warm_up(application: Application) -> None:
     error = answer.scores[0].error
     if error is not None:
         raise StartError(f"the warm-up pass failed: {error.message}")
-
-
-def _shown(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if listener.family == socket.AF_INET6 else f"{host}:{port}"
-
-
-def _bind(address: str, flag: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named, asyncio switches Nagle's algorithm off; without, every answer on a
-    # kept connection waits 40 ms for the client's delayed acknowledgement.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, int(port)))
-    except OSError as error:
-        listener.close()
-        raise StartError(
-            f"cannot listen on {address} ({error.strerror}): choose another with {flag}"
-        ) from error
-    return listener

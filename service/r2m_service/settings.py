@@ -29,10 +29,10 @@ class Hide:
 
     Attributes:
         what: `value`: a secret, shown as "set"; `credentials`: a URL, shown without its user,
-            password and query.
+            password and query; `json`: shown as "set" where it is JSON, and not a path.
     """
 
-    what: Literal["value", "credentials"]
+    what: Literal["value", "credentials", "json"]
 
 
 Address = Annotated[str, AfterValidator(_address)]
@@ -74,6 +74,36 @@ class Settings(BaseSettings):
     )
     http: Address = Field(default="127.0.0.1:8080", description="HTTP address")
     grpc: Address = Field(default="127.0.0.1:50051", description="gRPC address")
+    ops: Address | None = Field(
+        default=None,
+        description="address of its own for probes (/livez, /readyz), without keys and TLS; "
+        "default: they are on --http",
+        examples=["127.0.0.1:9090"],
+    )
+    keys: Annotated[str | None, Hide("json")] = Field(
+        default=None,
+        description="file of API keys, as `r2m keys` writes it, or its JSON itself; without, "
+        "whoever reaches the server may call",
+        examples=["./r2m-keys.json"],
+    )
+    insecure: bool = Field(
+        default=False,
+        description="listen beyond loopback without keys: for networks where everybody may score "
+        "and align",
+    )
+    tls_cert: Path | None = Field(
+        default=None,
+        description="certificate of the server, with its chain, in PEM form: TLS on HTTP and gRPC",
+        examples=["tls/server.pem"],
+    )
+    tls_key: Path | None = Field(
+        default=None, description="its private key, in PEM form", examples=["tls/server.key"]
+    )
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description="CA whose certificate every client must have (mutual TLS), in PEM form",
+        examples=["tls/clients.pem"],
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, …")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="of the backbone; auto: bfloat16 on a GPU, float32 on a CPU"
@@ -222,7 +252,7 @@ class Settings(BaseSettings):
         return self.blobs or str(self.state / "blobs")
 
 
-def hidden(name: str) -> Literal["value", "credentials"] | None:
+def hidden(name: str) -> Literal["value", "credentials", "json"] | None:
     """What of a setting must not be shown, by its mark."""
     marks = [mark for mark in Settings.model_fields[name].metadata if isinstance(mark, Hide)]
     return marks[0].what if marks else None
@@ -233,6 +263,8 @@ def shown(name: str, value: Any) -> Any:
     what = hidden(name)
     if what is None or value is None:
         return value
+    if what == "json":
+        return "set" if str(value).lstrip().startswith("{") else value
     return "set" if what == "value" else without_credentials(str(value))
 
 

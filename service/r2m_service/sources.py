@@ -22,7 +22,16 @@ from r2m_service.settings import PREFIX, Settings, hidden
 
 FILE_VARIABLE = f"{PREFIX}CONFIG"
 FILE_HELP = f"TOML file of settings, their names as keys [env {FILE_VARIABLE}]"
-ELSEWHERE = frozenset({"R2M_URL", "R2M_RUN", "R2M_TIMEOUT", "R2M_DEMO_DEBUG", FILE_VARIABLE})
+OF_CLIENT = {
+    "R2M_URL",
+    "R2M_RUN",
+    "R2M_TIMEOUT",
+    "R2M_API_KEY",
+    "R2M_CA",
+    "R2M_CERT",
+    "R2M_CERT_KEY",
+}
+ELSEWHERE = frozenset({*OF_CLIENT, "R2M_DEMO_DEBUG", FILE_VARIABLE})
 """Variables of the client, of what it has for trainers, and of the demo: no settings of the server,
 and no mistakes."""
 OF_TESTS = "R2M_TEST_"

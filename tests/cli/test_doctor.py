@@ -64,7 +64,9 @@ def test_a_good_server_is_fine_and_nothing_is_left_behind(r2m, reward_model, tmp
     checks = [line[9:24].strip() for line in lines]
     assert checks[0] == "settings"
     named = [name for name, _ in doctor_package.CHECKS]
-    assert checks[1:] == [name for name in named if name not in {"runs", "heads"}]
+    assert checks[1:] == [
+        name for name in named if name not in {"runs", "heads", "ops port", "tls"}
+    ]
     assert "nothing would stop r2m serve" in last
     assert list(tmp_path.iterdir()) == []
 
@@ -371,7 +373,8 @@ def test_ports_that_cannot_be(examine):
     same = problems(examine("--no-model", ports=("--http", "127.0.0.1:9", "--grpc", "127.0.0.1:9")))
     assert "HTTP's address too" in same["grpc port"]
     # 192.0.2.0/24 is for documentation: no machine has it.
-    assert list(problems(examine("--no-model", "--http", "192.0.2.1:0"))) == ["http port"]
+    nowhere = examine("--no-model", "--insecure", "--http", "192.0.2.1:0")
+    assert list(problems(nowhere)) == ["http port"]
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
@@ -379,9 +382,11 @@ def test_an_open_address_is_a_warning(examine, address):
     if address.startswith("[") and not ipv6():
         pytest.skip("this machine has no IPv6")
     found = examine("--no-model", "--http", address)
+    assert list(problems(found)) == ["keys"]
+    found = examine("--no-model", "--insecure", "--http", address)
     assert problems(found) == {}
     assert list(warnings(found)) == ["http port"]
-    assert "no keys yet" in found["http port"]["found"]
+    assert "there are no keys" in found["http port"]["found"]
 
 
 def test_ipv6_loopback_is_fine(examine):

@@ -35,6 +35,7 @@ PUBLIC = [
     "Drift",
     "Evaluation",
     "Evidence",
+    "Forbidden",
     "Group",
     "GroupCounts",
     "HeadInfo",
@@ -69,6 +70,8 @@ PUBLIC = [
     "StepConflict",
     "StepOutOfOrder",
     "StreamFailed",
+    "TLSError",
+    "Unauthenticated",
     "Unavailable",
     "UsageInfo",
 ]
@@ -193,9 +196,12 @@ def test_urls(url, grpc, secure, target):
 
 def test_certificates_are_checked():
     from r2m_client._http import _options
+    from r2m_client._tls import Trust
 
-    assert _options(parse_url("https://host"), {})["verify"] is True
-    assert _options(parse_url("http://host"), {})["verify"].verify_mode == ssl.CERT_REQUIRED
+    assert _options(parse_url("https://host"), {}, Trust())["verify"] is True
+    assert (
+        _options(parse_url("http://host"), {}, Trust())["verify"].verify_mode == ssl.CERT_REQUIRED
+    )
 
 
 @pytest.mark.parametrize("wrong", [{"timeout": 0}, {"timeout": float("nan")}, {"retries": -1}])

@@ -9,7 +9,7 @@ import typing
 from api_blocks import PAGE
 
 from r2m.errors import TABLE
-from r2m_service import bootstrap
+from r2m_service import bootstrap, listeners
 from r2m_service.application.contract import (
     MAX_SAMPLES,
     NAME_PATTERN,
@@ -120,7 +120,7 @@ def test_the_limits_are_those_of_the_code():
         "body of an HTTP request": body,
         "a gRPC message": size(default["grpc_message_bytes"]),
         "hidden states of one AlignStream, or of one sample of a ScoreStream": body,
-        "head of an HTTP request, with all its headers": size(bootstrap.MAX_HEAD_BYTES),
+        "head of an HTTP request, with all its headers": size(listeners.MAX_HEAD_BYTES),
         "all requests in memory at once": size(default["inflight_bytes"]),
         "requests in hand at once, streams aside": f"{default['inflight_requests']:,}",
         "samples in line for the device": f"{default['queue_samples']:,}",

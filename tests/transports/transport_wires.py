@@ -131,6 +131,8 @@ async def serving(application: Any = None, **settings: Any):
         "budget": settings.get("budget"),
         "requests": settings.get("requests"),
         "idle_seconds": settings.get("idle_seconds", 5.0),
+        "gate": settings.get("gate"),
+        "compat_run": settings.get("compat_run"),
     }
     app = build_app(application, **http_settings)
     server = build_grpc(
@@ -142,6 +144,7 @@ async def serving(application: Any = None, **settings: Any):
         requests=settings.get("requests"),
         idle_seconds=settings.get("idle_seconds", 5.0),
         health=settings.get("health") or Health(),
+        gate=settings.get("gate"),
     )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

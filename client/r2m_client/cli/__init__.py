@@ -26,6 +26,7 @@ NEEDS_SERVICE = (
 KNOWN = {
     "config": "Show every setting of the server, and where its value came from.",
     "doctor": "Check what would stop `r2m serve`, and how to mend it.",
+    "keys": "Make, list and revoke API keys of a server.",
     "replay": "Recompute a journal's rewards, and re-run its aligns under other settings.",
     "serve": "Serve a reward model over HTTP and gRPC.",
 }
@@ -103,8 +104,8 @@ Examples:
 def main() -> None:
     """R2M Serve: reward models that learn with the policy.
 
-    Commands that ask a server find it by --url or the variable R2M_URL. config, doctor, replay and
-    serve work on the machine at hand, and need the service installed.
+    Commands that ask a server find it by --url or the variable R2M_URL. config, doctor, keys,
+    replay and serve work on the machine at hand, and need the service installed.
     """
 
 

@@ -16,8 +16,30 @@ from r2m_client._errors import R2MError
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 
+OF_CLIENT = "r2m_client"
+"""Where the context keeps what goes to the client: no command looks at it."""
+
+
+def _kept(context: click.Context, option: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        context.meta.setdefault(OF_CLIENT, {})[option.name] = value
+
+
 def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --url and --timeout."""
+    """Add --url and --timeout, and what `connected` asks for: --key and the files for TLS."""
+    for flag, metavar, help in (
+        (
+            "--cert-key",
+            "FILE",
+            "Its private key, where it is not in the same file [env R2M_CERT_KEY]",
+        ),
+        ("--cert", "FILE", "Certificate of this client, if the server wants one [env R2M_CERT]"),
+        ("--ca", "FILE", "CA of the server's certificate, if the system has it not [env R2M_CA]"),
+        ("--key", "KEY", "API key; seen by others on this machine, unlike [env R2M_API_KEY]"),
+    ):
+        command = click.option(
+            flag, metavar=metavar, help=help, expose_value=False, callback=_kept
+        )(command)
     command = click.option(
         "--timeout",
         type=click.FloatRange(min=0, min_open=True),
@@ -43,10 +65,19 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON instead
 def connected(url: str, timeout: float) -> Generator[Client]:
     """A client; what fails in the block becomes one line on stderr and exit code 1."""
     try:
-        with Client(url, timeout=timeout) as client:
+        with Client(url, timeout=timeout, **_for_client()) as client:
             yield client
     except (R2MError, ValueError) as error:
         raise click.ClickException(" ".join(str(error).split())) from None
+
+
+def _for_client() -> dict[str, Any]:
+    given: dict[str, str] = click.get_current_context().meta.get(OF_CLIENT, {})
+    cert, key = given.get("cert"), given.get("cert_key")
+    if key is not None and cert is None:
+        raise ValueError("--cert-key needs --cert")
+    pair = (cert, key) if cert is not None and key is not None else cert
+    return {"api_key": given.get("key"), "ca": given.get("ca"), "cert": pair}
 
 
 class Progress:

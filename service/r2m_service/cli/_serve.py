@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from r2m_service.access.errors import AccessError
+from r2m_service.access.opening import open_access
 from r2m_service.cli._flags import WIDTH, checked, collected, setting_flags
 
 # The mark before the examples keeps click from joining their lines.
@@ -31,12 +33,22 @@ def serve(file: str | None, **flags: Any) -> None:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
     settings = checked(collected(flags, file))
+    try:
+        # Before anything listens, or takes its time: whom the server lets in.
+        access = open_access(settings)
+    except AccessError as error:
+        raise click.ClickException(str(error)) from None
+    for serious, note in access.notes:
+        level = logging.WARNING if serious else logging.INFO
+        logging.getLogger("r2m").log(level, "access: %s", note)
     for chatty in ("alembic", "uvicorn", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # Heavy: torch and transformers, only once the flags are known to be good.
     from r2m_service.bootstrap import StartError, run
 
     try:
-        asyncio.run(run(settings, announce=lambda line: click.echo(f"r2m {line}", err=True)))
+        asyncio.run(
+            run(settings, access, announce=lambda line: click.echo(f"r2m {line}", err=True))
+        )
     except StartError as error:
         raise click.ClickException(str(error)) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from r2m_service.doctor.access import check_keys, check_tls
 from r2m_service.doctor.finding import Finding, Level, Line, Patient, ok, problem, warning
 from r2m_service.doctor.heads import check_heads
 from r2m_service.doctor.host import (
@@ -26,7 +27,7 @@ from r2m_service.doctor.model import (
     check_model,
     check_weights,
 )
-from r2m_service.doctor.ports import check_grpc, check_http
+from r2m_service.doctor.ports import check_grpc, check_http, check_ops
 from r2m_service.doctor.storage import (
     check_blobs,
     check_database,
@@ -60,6 +61,9 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("disk", check_disk),
     ("http port", check_http),
     ("grpc port", check_grpc),
+    ("ops port", check_ops),
+    ("keys", check_keys),
+    ("tls", check_tls),
     ("clock", check_clock),
 )
 

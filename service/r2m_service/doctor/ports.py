@@ -12,7 +12,7 @@ from r2m_service.doctor.finding import Finding, Patient, ok, problem, warning
 
 def check_http(patient: Patient) -> Finding:
     """HTTP's address."""
-    return _check("http port", patient.settings.http, "--http")
+    return _check("http port", patient, patient.settings.http, "--http")
 
 
 def check_grpc(patient: Patient) -> Finding:
@@ -20,10 +20,20 @@ def check_grpc(patient: Patient) -> Finding:
     grpc, http = patient.settings.grpc, patient.settings.http
     if grpc == http and not grpc.endswith(":0"):
         return problem("grpc port", f"{grpc} is HTTP's address too", "choose another with --grpc")
-    return _check("grpc port", grpc, "--grpc")
+    return _check("grpc port", patient, grpc, "--grpc")
 
 
-def _check(name: str, address: str, flag: str) -> Finding:
+def check_ops(patient: Patient) -> Finding | None:
+    """The address of probes, where there is one."""
+    ops = patient.settings.ops
+    if ops is None:
+        return None
+    if ops in (patient.settings.http, patient.settings.grpc) and not ops.endswith(":0"):
+        return problem("ops port", f"{ops} is taken by HTTP or gRPC", "choose another with --ops")
+    return _check("ops port", patient, ops, "--ops")
+
+
+def _check(name: str, patient: Patient, address: str, flag: str) -> Finding:
     host, _, port = address.rpartition(":")
     try:
         family, _, _, _, place = socket.getaddrinfo(
@@ -37,11 +47,14 @@ def _check(name: str, address: str, flag: str) -> Finding:
         return problem(name, f"{address}: {error.strerror or error}", _mend(error, flag))
     if ipaddress.ip_address(str(place[0]).partition("%")[0]).is_loopback:
         return ok(name, f"{address} is free")
+    if flag == "--ops" or patient.settings.keys is not None or not patient.settings.insecure:
+        # Without keys and --insecure the server does not start; the check of keys says so.
+        return ok(name, f"{address} is free, and open to other machines")
     return warning(
         name,
         f"{address} is free, and open to other machines: whoever reaches it can score, align and "
-        "fetch heads, for there are no keys yet",
-        "let only the trainer's network reach it, or listen on 127.0.0.1",
+        "fetch heads, for there are no keys (--insecure)",
+        "make keys (`r2m keys create`) and give --keys, or listen on 127.0.0.1",
     )
 
 

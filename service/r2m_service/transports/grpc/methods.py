@@ -24,6 +24,7 @@ from r2m_service.application.contract import (
     VanillaRequest,
 )
 from r2m_service.application.parsing import parse
+from r2m_service.transports.access import require_alias, visible
 from r2m_service.transports.interface import Application
 
 Body = dict[str, Any]
@@ -78,7 +79,7 @@ async def _create_run(app: Application, body: Body) -> Answer:
 
 
 async def _list_runs(app: Application, body: Body) -> Answer:
-    return await app.list_runs()
+    return visible(await app.list_runs())
 
 
 async def _get_run(app: Application, body: Body) -> Answer:
@@ -99,6 +100,7 @@ async def _get_head(app: Application, body: Body) -> Answer:
 
 async def _set_alias(app: Application, body: Body) -> Answer:
     run, alias = body.pop("run"), body.pop("alias")
+    require_alias(alias)
     return await app.set_alias(run, alias, parse(AliasRequest, body))
 
 

@@ -9,6 +9,7 @@ import grpc.aio
 from r2m.errors import Code, Problem
 from r2m.v1 import r2m_pb2 as pb
 from r2m_service.application.timings import timed
+from r2m_service.transports.access import require_run
 from r2m_service.transports.grpc.errors import Context
 from r2m_service.transports.grpc.messages import decode, to_bytes, to_value
 from r2m_service.transports.grpc.methods import score_request
@@ -65,5 +66,6 @@ class ScoreStream:
                 "open.samples must be empty: on a stream each is a message of its own",
                 field="open.samples",
             )
+        require_run(first.open.run)
         run, request = score_request(to_value(first.open))
         return await self._application.open_scoring(run, request)

@@ -10,7 +10,9 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 from grpc_reflection.v1alpha import reflection
 
+from r2m_service.transports.access import Gate
 from r2m_service.transports.buffers import BufferPool
+from r2m_service.transports.grpc.door import Door
 from r2m_service.transports.grpc.errors import Context, or_abort
 from r2m_service.transports.grpc.health import SERVICE, Health
 from r2m_service.transports.grpc.methods import UNARY
@@ -37,6 +39,7 @@ def build_grpc(
     max_calls: int | None = None,
     health: Health | None = None,
     buffers: BufferPool | None = None,
+    gate: Gate | None = None,
 ) -> grpc.aio.Server:
     """The gRPC server, without an address and not started. Call it inside the event loop.
 
@@ -53,10 +56,12 @@ def build_grpc(
             without details).
         buffers: where the memory of streamed tensors is from; None: new memory each time.
         health: the health service; pass your own to set it to NOT_SERVING later.
+        gate: who is let in; None: everybody.
     """
     held = budget or ByteBudget()
     memory = buffers or BufferPool()
     server = grpc.aio.server(
+        interceptors=(Door(gate or Gate(), held, max_message_bytes),),
         maximum_concurrent_rpcs=max_calls,
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),

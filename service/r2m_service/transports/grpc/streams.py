@@ -13,6 +13,7 @@ from r2m.v1 import r2m_pb2 as pb
 from r2m_service.application.contract import AlignAnswer, AlignPending, AlignRequest, Progress
 from r2m_service.application.parsing import parse
 from r2m_service.application.timings import timed
+from r2m_service.transports.access import require_run
 from r2m_service.transports.buffers import BufferPool
 from r2m_service.transports.grpc.chunks import chunk_of
 from r2m_service.transports.grpc.errors import Context
@@ -78,6 +79,7 @@ class AlignStream:
             )
         body = to_value(first.request)
         run = body.pop("run")
+        require_run(run)
         request = parse(AlignRequest, body)
         upload = Upload(request, self._buffers)
         if upload.size > self._max_bytes:
@@ -167,6 +169,7 @@ async def head_weights(application: Application, raw: bytes, context: Context) -
         Problem: of the message's form or of the use case.
     """
     request = decode(pb.GetHeadWeightsRequest, raw)
+    require_run(request.run)
     head, data = await application.head_weights(request.run, request.head)
     await context.send_initial_metadata((("r2m-head", str(head.head)), ("r2m-sha256", head.sha256)))
     view = memoryview(data)

@@ -9,6 +9,7 @@ import grpc.aio
 
 from r2m.errors import Code, Problem
 from r2m_service.application.timings import timed
+from r2m_service.transports.access import require_run
 from r2m_service.transports.grpc.errors import Context, or_abort
 from r2m_service.transports.grpc.messages import decode, to_bytes, to_value
 from r2m_service.transports.grpc.methods import Unary
@@ -65,6 +66,7 @@ class UnaryCalls:
             room = self._budget.hold(self._reserve, wait=True, patience=ROOM_SECONDS)
             async with room as share:
                 body = to_value(decode(method.request, await self._message(context, share)))
+                require_run(body.get("run"))
                 answer = await method.call(self._application, body)
                 tell(context, spent)
                 return to_bytes(answer, method.answer)

@@ -35,6 +35,8 @@ def failure(
     sent = dict(headers or {})
     if problem.row.retryable:
         sent["Retry-After"] = str(retry_after(problem.code))
+    if problem.code is Code.UNAUTHENTICATED:
+        sent["WWW-Authenticate"] = 'Bearer realm="r2m"'
     # ASCII with escapes, so that no text whatever can fail to be encoded.
     body = json.dumps({"error": problem.as_dict()}).encode()
     return Response(body, status or problem.row.http, headers=sent, media_type="application/json")

@@ -2,16 +2,15 @@
 
 # No postponed annotations here: FastAPI reads them, and must find the types.
 
-from typing import Any
-
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from r2m.errors import Code, Problem
+from r2m.errors import Problem
 from r2m_service.application.contract import ServerOut
+from r2m_service.transports.access import Gate
 from r2m_service.transports.buffers import BufferPool
 from r2m_service.transports.compat.routes import MESSAGES, compat
 from r2m_service.transports.http.answers import (
@@ -23,7 +22,9 @@ from r2m_service.transports.http.answers import (
 )
 from r2m_service.transports.http.body import Intake
 from r2m_service.transports.http.docs import DocumentedApp, operation
+from r2m_service.transports.http.door import door
 from r2m_service.transports.http.labels import labels
+from r2m_service.transports.http.ops import probing
 from r2m_service.transports.http.page import page
 from r2m_service.transports.http.runs import heads, runs
 from r2m_service.transports.http.scoring import scoring
@@ -46,6 +47,8 @@ def build_app(
     idle_seconds: float = 60.0,
     buffers: BufferPool | None = None,
     compat_run: str | None = None,
+    gate: Gate | None = None,
+    probes: bool = True,
 ) -> FastAPI:
     """The HTTP application.
 
@@ -57,6 +60,8 @@ def build_app(
         idle_seconds: a body that pauses longer is given up.
         buffers: where the memory of safetensors bodies is from; None: new memory each time.
         compat_run: whose live head answers the trainers' own calls; None: the frozen reward model.
+        gate: who is let in; None: everybody.
+        probes: whether the routes of `ops` are here too; False: they have an address of their own.
     """
     budget, requests = budget or ByteBudget(), requests or RequestLimit()
     memory = buffers or BufferPool()
@@ -65,9 +70,12 @@ def build_app(
         title="R2M Serve",
         version="1",
         description=_DESCRIPTION,
+        dependencies=[door(gate or Gate(), compat_run=compat_run)],
         # The documentation pages load scripts from elsewhere, which an offline cluster has not.
         docs_url=None,
         redoc_url=None,
+        # A route of ours instead: FastAPI's own would need no key.
+        openapi_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
     )
@@ -82,7 +90,8 @@ def build_app(
         heads(application, intake),
         labels(application, intake),
         compat(application, intake, run=compat_run),
-        _server(application, budget, requests),
+        _server(application, app),
+        *([probing(application, budget, requests)] if probes else []),
         page(),
     ):
         app.include_router(router)
@@ -93,48 +102,15 @@ def _operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def _server(application: Application, budget: ByteBudget, requests: RequestLimit) -> APIRouter:
+def _server(application: Application, app: FastAPI) -> APIRouter:
     routes = APIRouter(tags=["server"])
 
     @routes.get("/v1/server", **operation("What this server holds", answer=ServerOut))
     async def server() -> Response:
         return answer(application.server())
 
-    @routes.get("/livez", **operation("The process answers", responses=_status("alive")))
-    async def livez() -> Response:
-        return JSONResponse({"status": "alive"})
-
-    @routes.get(
-        "/readyz",
-        **operation("The server takes calls", codes=(Code.NOT_READY,), responses=_READY),
-    )
-    async def readyz() -> Response:
-        application.require_ready()
-        samples, most = application.waiting()
-        limits = {
-            "inflight_bytes": _limit(budget.used, budget.total),
-            "inflight_requests": _limit(requests.used, requests.most),
-            "queue_samples": _limit(samples, most),
-        }
-        return JSONResponse({"status": "ready", "limits": limits})
+    @routes.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        return JSONResponse(app.openapi())
 
     return routes
-
-
-def _limit(used: int, most: int | None) -> dict[str, int | None]:
-    return {"used": used, "limit": most}
-
-
-def _status(word: str, **more: Any) -> dict[int | str, dict[str, Any]]:
-    example = {"application/json": {"example": {"status": word, **more}}}
-    return {200: {"description": "It is so.", "content": example}}
-
-
-_READY = _status(
-    "ready",
-    limits={
-        "inflight_bytes": {"used": 8 << 20, "limit": 4 << 30},
-        "inflight_requests": {"used": 3, "limit": 1024},
-        "queue_samples": {"used": 96, "limit": 16384},
-    },
-)

@@ -24,6 +24,7 @@ from r2m_service.application.contract import (
     UpdateRunRequest,
     VanillaRequest,
 )
+from r2m_service.transports.access import OF_ROUTE
 from r2m_service.transports.http.body import JSON, SAFETENSORS
 from r2m_service.transports.http.examples import ANSWERS, REQUESTS, TENSOR_FILE, TENSORS
 
@@ -168,9 +169,33 @@ class DocumentedApp(FastAPI):
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             for name, schema in definitions["$defs"].items():
                 schemas.setdefault(name, schema)
+            _secure(document)
             _link(document["paths"])
             self.openapi_schema = document
         return self.openapi_schema
+
+
+def _secure(document: dict[str, Any]) -> None:
+    """Say what key each operation takes. None will do as well where the server has no keys."""
+    scheme = {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, `r2m_…`, of the scope that is named, or of one above it: "
+        "score, align, admin. Servers without keys take calls without one. docs/access.md",
+    }
+    document["components"]["securitySchemes"] = {"key": scheme}
+    refusals = _failures((Code.UNAUTHENTICATED, Code.FORBIDDEN), lambda code: TABLE[code].http)
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            scope = OF_ROUTE[operation["operationId"]].scope
+            if scope is None:
+                continue
+            operation["security"] = [{"key": [scope.value]}, {}]
+            for status in (TABLE[Code.UNAUTHENTICATED].http, TABLE[Code.FORBIDDEN].http):
+                told = dict(refusals[status])
+                schema = {"$ref": f"#/components/schemas/{told.pop('model').__name__}"}
+                told["content"] = {JSON: {**told["content"][JSON], "schema": schema}}
+                operation["responses"][str(status)] = told
 
 
 def _link(paths: dict[str, Any]) -> None:

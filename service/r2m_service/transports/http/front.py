@@ -10,10 +10,15 @@ from r2m_service.transports.http.answers import failure
 
 
 class Front:
-    """An ASGI application that is alive at once, and passes calls on when it has been opened."""
+    """An ASGI application that is alive at once, and passes calls on when it has been opened.
 
-    def __init__(self) -> None:
+    Args:
+        probes: whether it answers them; False: another address does.
+    """
+
+    def __init__(self, *, probes: bool = True) -> None:
         self._behind: ASGIApp | None = None
+        self._probes = probes
 
     def open(self, behind: ASGIApp) -> None:
         """From now on, everything goes to this application."""
@@ -24,7 +29,7 @@ class Front:
         if self._behind is not None:
             await self._behind(scope, receive, send)
         elif scope["type"] == "http":
-            if scope["path"] == "/livez":
+            if self._probes and scope["path"] == "/livez":
                 response = JSONResponse({"status": "alive"})
             else:
                 response = failure(Problem(Code.NOT_READY, "the server is loading its model"))

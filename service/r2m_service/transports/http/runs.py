@@ -22,6 +22,7 @@ from r2m_service.application.contract import (
     RunOut,
     UpdateRunRequest,
 )
+from r2m_service.transports.access import require_run, visible
 from r2m_service.transports.http.answers import answer
 from r2m_service.transports.http.body import SAFETENSORS, Intake
 from r2m_service.transports.http.docs import BODY, OPEN_RUN, READING, operation
@@ -47,12 +48,13 @@ def runs(application: Application, intake: Intake) -> APIRouter:
     )
     async def create_run(request: Request) -> Response:
         async with intake.message(request, CreateRunRequest) as message:
+            require_run(message.run)
             run, new = await application.create_run(message)
             return answer(run, status=201 if new else 200)
 
     @routes.get("/v1/runs", **operation("All runs", answer=RunList, codes=READING[1:]))
     async def list_runs() -> Response:
-        return answer(await application.list_runs())
+        return answer(visible(await application.list_runs()))
 
     @routes.get("/v1/runs/{run}", **operation("A run as it stands", answer=RunOut, codes=READING))
     async def get_run(run: str) -> Response:

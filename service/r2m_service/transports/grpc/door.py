@@ -1,0 +1,91 @@
+"""Asks for the key of a gRPC call, before a message of it is read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import grpc
+import grpc.aio
+
+from r2m.errors import Problem
+from r2m_service.transports.access import OF_METHOD, Gate
+from r2m_service.transports.grpc.errors import Context, abort
+from r2m_service.transports.grpc.streams import drain
+from r2m_service.transports.limits import ByteBudget
+
+AUTHORIZATION = "authorization"
+
+
+MOST_DRAINED = 4
+"""Refused streams at once whose messages are read to hear out their clients."""
+
+
+class Door(grpc.aio.ServerInterceptor):
+    """Stands before every method, health and reflection included.
+
+    It runs in the task of its call, so that the handler knows whose call it is.
+
+    Args:
+        gate: who is let in.
+        budget: bytes in flight.
+        max_bytes: of one message.
+    """
+
+    def __init__(self, gate: Gate, budget: ByteBudget, max_bytes: int) -> None:
+        self._gate = gate
+        self._budget = budget
+        self._reserve = max_bytes if budget.total is None else min(max_bytes, budget.total)
+        self._drained = 0
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[Any], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """The method's handler, or one that refuses."""
+        handler = await continuation(handler_call_details)
+        if handler is None:  # there is no such method, and gRPC says so
+            return None
+        name = handler_call_details.method
+        try:
+            self._gate.admit(OF_METHOD.get(name), _authorization(handler_call_details))
+        except Problem as problem:
+            return self._refusing(
+                problem, stream=handler.request_streaming and handler.response_streaming
+            )
+        return handler
+
+    def _refusing(self, problem: Problem, *, stream: bool) -> Any:
+        async def refuse(_: Any, context: Context) -> None:
+            if stream:
+                await self._hear_out(context)
+            await abort(context, problem)
+
+        # On the wire every method is a stream of messages, both ways.
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+    async def _hear_out(self, context: Context) -> None:
+        """Let the client of a refused stream come to its end, so that it hears the refusal.
+
+        What it sends is reserved like anybody's. A stranger must not take the room of others, so
+        only a few are heard out, and none where the server is full.
+        """
+        if self._drained >= MOST_DRAINED:
+            return
+        self._drained += 1
+        try:
+            with contextlib.suppress(Problem):
+                async with self._budget.hold(self._reserve, wait=False):
+                    await drain(context)
+        finally:
+            self._drained -= 1
+
+
+def _authorization(call: grpc.HandlerCallDetails) -> str | None:
+    metadata = cast("tuple[tuple[str, str | bytes], ...]", call.invocation_metadata or ())
+    for key, value in metadata:
+        if key == AUTHORIZATION:
+            return value if isinstance(value, str) else value.decode(errors="replace")
+    return None
