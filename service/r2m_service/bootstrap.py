@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import uvicorn
+from prometheus_client import CollectorRegistry
 
 from r2m.errors import Problem
 from r2m_service.application.app import Application
@@ -30,6 +31,8 @@ from r2m_service.registry.lock import hold
 from r2m_service.registry.sql import SqlRegistry
 from r2m_service.registry.sweep import sweep
 from r2m_service.settings import Settings
+from r2m_service.telemetry.exposition import Bound, Exposition, Limits
+from r2m_service.telemetry.hearing import Hearing
 from r2m_service.transports.buffers import BufferPool, aligned
 from r2m_service.transports.grpc.health import Health
 from r2m_service.transports.grpc.server import build_grpc
@@ -71,8 +74,24 @@ class Parts:
     registry: SqlRegistry
     retention: Retention
     unlock: Callable[[], None]
+    collected: CollectorRegistry
+    metrics: Hearing
     journal: ArrowJournal | None = None
     draining: bool = False
+
+    def exposition(
+        self, budget: ByteBudget, requests: RequestLimit, buffers: BufferPool
+    ) -> Exposition:
+        """What /metrics answers, with the bounds that the transports share."""
+
+        def limits() -> Limits:
+            return Limits(
+                bytes=Bound(budget.used, budget.total, budget.refused),
+                requests=Bound(requests.used, requests.most, requests.refused),
+                buffers_kept=buffers.kept,
+            )
+
+        return Exposition(self.collected, self.application, limits=limits, engine=self.engine.use)
 
     def close(self) -> None:
         """Stop the device thread and let go of the database."""
@@ -110,6 +129,9 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
         raise StartError(str(error)) from error
     retention = Retention(registry, blobs, settings.keep)
     _tidy(registry, blobs, retention, fingerprint=loaded.fingerprint, alone=settings.embedded)
+    # Of this server's own: a process may hold several, as tests do.
+    collected = CollectorRegistry()
+    metrics = Hearing(collected)
     engine = TorchEngine(
         loaded,
         limits=EngineLimits(
@@ -121,6 +143,7 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
         ),
         deterministic=settings.deterministic,
         trace=settings.journal is not None,
+        metrics=metrics,
     )
     try:
         journal = _open_journal(settings)
@@ -145,8 +168,9 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
         journal=journal,
         committed=retention.soon,
         reply_seconds=settings.reply_seconds,
+        watched_runs=settings.metrics_runs,
     )
-    parts = Parts(application, engine, registry, retention, unlock, journal)
+    parts = Parts(application, engine, registry, retention, unlock, collected, metrics, journal)
     return parts
 
 
@@ -307,6 +331,7 @@ async def _serve(
         max_calls=MAX_GRPC_CALLS,
         health=health,
         buffers=buffers,
+        metrics=parts.metrics,
     )
     try:
         grpc_server.add_insecure_port(grpc_address)
@@ -321,6 +346,8 @@ async def _serve(
             requests=requests,
             buffers=buffers,
             compat_run=settings.compat_run,
+            metrics=parts.metrics,
+            scrape=parts.exposition(budget, requests, buffers).scrape,
         )
     )
     info = parts.engine.info

@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 from grpc_reflection.v1alpha import reflection
 
+from r2m_service.application.metrics_port import NO_METRICS, Metrics
 from r2m_service.transports.buffers import BufferPool
 from r2m_service.transports.grpc.errors import Context, or_abort
 from r2m_service.transports.grpc.health import SERVICE, Health
@@ -37,6 +38,7 @@ def build_grpc(
     max_calls: int | None = None,
     health: Health | None = None,
     buffers: BufferPool | None = None,
+    metrics: Metrics = NO_METRICS,
 ) -> grpc.aio.Server:
     """The gRPC server, without an address and not started. Call it inside the event loop.
 
@@ -53,6 +55,7 @@ def build_grpc(
             without details).
         buffers: where the memory of streamed tensors is from; None: new memory each time.
         health: the health service; pass your own to set it to NOT_SERVING later.
+        metrics: hears of each call, and of each sample of a ScoreStream.
     """
     held = budget or ByteBudget()
     memory = buffers or BufferPool()
@@ -81,18 +84,19 @@ def build_grpc(
             budget=held,
             idle_seconds=idle_seconds,
             buffers=memory,
+            metrics=metrics,
         ),
     )
 
     async def align_stream(_: Any, context: Context) -> None:
-        await or_abort(context, align(context), name="AlignStream")
+        await or_abort(context, align(context), name="AlignStream", metrics=metrics)
 
     async def score_stream(_: Any, context: Context) -> None:
-        await or_abort(context, score(context), name="ScoreStream")
+        await or_abort(context, score(context), name="ScoreStream", metrics=metrics)
 
     async def get_head_weights(raw: bytes, context: Context) -> None:
         work = head_weights(application, raw, context)
-        await or_abort(context, work, name="GetHeadWeights")
+        await or_abort(context, work, name="GetHeadWeights", metrics=metrics)
 
     # No (de)serializers: bytes that are no message must be answered by us, not as INTERNAL.
     unary = UnaryCalls(
@@ -101,6 +105,7 @@ def build_grpc(
         budget=held,
         requests=requests or RequestLimit(),
         idle_seconds=idle_seconds,
+        metrics=metrics,
     )
     # On the wire a unary call is a stream of one message. As a stream we read it ourselves, and
     # not before there is room for it.

@@ -8,6 +8,7 @@ from typing import Any, cast
 import grpc.aio
 
 from r2m.errors import Code, Problem
+from r2m_service.application.metrics_port import NO_METRICS, Metrics
 from r2m_service.application.timings import timed
 from r2m_service.transports.grpc.errors import Context, or_abort
 from r2m_service.transports.grpc.messages import decode, to_bytes, to_value
@@ -32,6 +33,7 @@ class UnaryCalls:
         budget: bytes in flight.
         requests: calls in hand.
         idle_seconds: for one message to come.
+        metrics: hears of each call.
     """
 
     def __init__(
@@ -42,7 +44,9 @@ class UnaryCalls:
         budget: ByteBudget,
         requests: RequestLimit,
         idle_seconds: float,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
+        self._metrics = metrics
         self._application = application
         total = budget.total
         self._reserve = max_bytes if total is None else min(max_bytes, total)
@@ -56,7 +60,8 @@ class UnaryCalls:
         """The handler of one method."""
 
         async def handle(_: AsyncIterator[bytes], context: Context) -> bytes:
-            return await or_abort(context, self._call(method, context), name=name)
+            work = self._call(method, context)
+            return await or_abort(context, work, name=name, metrics=self._metrics)
 
         return handle
 

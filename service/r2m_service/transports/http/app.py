@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from r2m.errors import Code, Problem
 from r2m_service.application.contract import ServerOut
+from r2m_service.application.metrics_port import NO_METRICS, Metrics
 from r2m_service.transports.buffers import BufferPool
 from r2m_service.transports.compat.routes import MESSAGES, compat
 from r2m_service.transports.http.answers import (
@@ -24,6 +25,8 @@ from r2m_service.transports.http.answers import (
 from r2m_service.transports.http.body import Intake
 from r2m_service.transports.http.docs import DocumentedApp, operation
 from r2m_service.transports.http.labels import labels
+from r2m_service.transports.http.metrics import Scrape
+from r2m_service.transports.http.metrics import metrics as metrics_route
 from r2m_service.transports.http.runs import heads, runs
 from r2m_service.transports.http.scoring import scoring
 from r2m_service.transports.interface import Application
@@ -45,6 +48,8 @@ def build_app(
     idle_seconds: float = 60.0,
     buffers: BufferPool | None = None,
     compat_run: str | None = None,
+    metrics: Metrics = NO_METRICS,
+    scrape: Scrape | None = None,
 ) -> FastAPI:
     """The HTTP application.
 
@@ -56,6 +61,8 @@ def build_app(
         idle_seconds: a body that pauses longer is given up.
         buffers: where the memory of safetensors bodies is from; None: new memory each time.
         compat_run: whose live head answers the trainers' own calls; None: the frozen reward model.
+        metrics: hears of each call.
+        scrape: gives what GET /metrics answers; None: there is no such path.
     """
     budget, requests = budget or ByteBudget(), requests or RequestLimit()
     memory = buffers or BufferPool()
@@ -74,7 +81,7 @@ def build_app(
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, metrics=metrics)
     for router in (
         scoring(application, intake),
         runs(application, intake),
@@ -84,6 +91,8 @@ def build_app(
         _server(application, budget, requests),
     ):
         app.include_router(router)
+    if scrape is not None:
+        app.include_router(metrics_route(scrape))
     return app
 
 
