@@ -13,6 +13,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.process_collector import ProcessCollector
 
+from r2m.errors import Code
 from r2m_service.application.contract import ServerOut
 from r2m_service.application.metrics_port import CacheUse, EngineUse
 from r2m_service.application.tally import Tally
@@ -20,6 +21,10 @@ from r2m_service.application.watching import Watched
 from r2m_service.telemetry import catalogue as c
 from r2m_service.telemetry.families import Families
 from r2m_service.telemetry.runs import show_run
+
+
+WATCHED_CODES = (Code.FEEDBACK_NOT_FINITE.value, Code.REWARD_NOT_FINITE.value)
+"""Of samples: an alert waits for the first one."""
 
 
 class Application(Protocol):
@@ -127,7 +132,8 @@ class Exposition:
         failed = sum(one.failed for one in tallies.values())
         out.set(c.SAMPLES, sum(one.samples for one in tallies.values()) - failed, "ok")
         out.set(c.SAMPLES, failed, "failed")
-        for code, count in errors.items():
+        # From the start at 0, so that the first one is an increase.
+        for code, count in {**dict.fromkeys(WATCHED_CODES, 0), **errors}.items():
             out.set(c.SAMPLE_ERRORS, count, code)
         return out
 
