@@ -22,7 +22,6 @@ from r2m_service.telemetry import catalogue as c
 from r2m_service.telemetry.families import Families
 from r2m_service.telemetry.runs import show_run
 
-
 WATCHED_CODES = (Code.FEEDBACK_NOT_FINITE.value, Code.REWARD_NOT_FINITE.value)
 """Of samples: an alert waits for the first one."""
 
