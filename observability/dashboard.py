@@ -6,6 +6,7 @@ python observability/dashboard.py --check    # fail where it is out of date
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -112,7 +113,7 @@ def latency() -> Panels:
         panel("Score", "Calls and samples of streams.", "s",
               *((quantile(q, "r2m_request_seconds", "", scores), f"p{100 * q:g}")
                 for q in (0.5, 0.9, 0.99))),
-        panel("Score by stage, p99", "Queue is the wait for the device.", "s",
+        panel("Score by stage", "p99; queue is the wait for the device.", "s",
               (quantile(0.99, "r2m_request_stage_seconds", "stage", scores), "{{stage}}")),
         panel("Align", "With what it waits for: other aligns, and the device.", "s",
               *((quantile(q, "r2m_request_seconds", "", f'{SERVER},method=~"align|align_stream"'),
@@ -245,10 +246,11 @@ def page() -> str:
             variable("run", "Run", 'label_values(r2m_run_info{instance=~"$instance"}, run)')
         )
     )
+    ids = itertools.count(1)
     for title, panels in ROWS.items():
-        made = made.with_row(dashboard.Row(title))
+        made = made.with_row(dashboard.Row(title).id(next(ids)))
         for one in panels():
-            made = made.with_panel(one)
+            made = made.with_panel(one.id(next(ids)))
     return json.dumps(made.build(), cls=JSONEncoder, indent=1, sort_keys=True) + "\n"
 
 
