@@ -76,6 +76,7 @@ check: install proto-check ## Format, lint, types, layers, generated code
 	$(BIN)/lint-imports
 	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against baseline.binpb
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python observability/dashboard.py --check
 
 .PHONY: format
 format: install ## Format the code, and mend what the linter can
@@ -83,8 +84,9 @@ format: install ## Format the code, and mend what the linter can
 	$(BIN)/ruff format .
 
 .PHONY: docs
-docs: install ## Write the generated pages anew (docs/errors.md, docs/openapi.json)
+docs: install ## Write the generated pages and the dashboard anew
 	$(BIN)/python docs/generate.py
+	$(BIN)/python observability/dashboard.py
 
 # An old compiler, so that the generated code loads under protobuf 5 to 7.
 $(PROTO_VENV)/.installed:

@@ -1,4 +1,4 @@
-"""Write the pages that the code knows best: docs/errors.md, docs/settings.md, docs/openapi.json.
+"""Write the pages that the code knows best: errors, settings, metrics, and the OpenAPI document.
 
 python docs/generate.py            # write them
 python docs/generate.py --check    # fail where one is out of date
@@ -15,6 +15,7 @@ from typing import Any, cast
 from r2m.errors import TABLE
 from r2m_service.settings import Settings
 from r2m_service.sources import FILE_VARIABLE, flag, variable
+from r2m_service.telemetry.catalogue import CATALOGUE
 from r2m_service.transports.http.app import build_app
 from r2m_service.transports.interface import Application
 
@@ -109,7 +110,44 @@ def openapi() -> str:
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
-PAGES = {"errors.md": errors, "settings.md": settings, "openapi.json": openapi}
+def metrics() -> str:
+    """All metrics as a page."""
+    lines = [
+        "# Metrics",
+        "",
+        "Generated from `service/r2m_service/telemetry/catalogue.py` by `make docs`.",
+        "",
+        "`GET /metrics` on the HTTP address: Prometheus' text, or OpenMetrics for who asks for it.",
+        "Seconds and bytes; shares are 0 … 1. A number that is not there has no sample: a head at",
+        "step 0 has no loss, a run without anchors no accuracy. Counters begin at 0 with the",
+        "process; what is said of a run's step, heads, labels and evidence is read from the",
+        "registry, so it survives a restart, and every server of a registry says the same. The",
+        "process's own metrics (`process_…`) are there too, on Linux.",
+        "",
+        "Every label has a closed set of values but `run`. At most `--metrics-runs` runs are shown",
+        "one by one, those used last; a run keeps its place until it was idle for ten minutes.",
+        "A head's number is a value, never a label.",
+        "",
+        "`observability/` has a Grafana dashboard (`r2m.json`), rules (`rules.yaml`; what to do is",
+        "in [operations.md](operations.md#alerts)) and a Prometheus configuration for them.",
+    ]
+    for title, found in CATALOGUE.items():
+        lines += ["", f"## {title}", "", "| metric | kind | labels | meaning |"]
+        lines += ["| --- | --- | --- | --- |"]
+        lines += [
+            f"| `{one.name}` | {one.kind} | {', '.join(f'`{label}`' for label in one.labels)} "
+            f"| {one.help} |"
+            for one in found
+        ]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {
+    "errors.md": errors,
+    "settings.md": settings,
+    "metrics.md": metrics,
+    "openapi.json": openapi,
+}
 
 
 def main() -> int:

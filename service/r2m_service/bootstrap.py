@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import torch
+from prometheus_client import CollectorRegistry
 
 from r2m.errors import Problem
 from r2m_service.access.opening import Access
@@ -31,6 +32,8 @@ from r2m_service.registry.sql import SqlRegistry
 from r2m_service.registry.sweep import sweep
 from r2m_service.settings import Settings
 from r2m_service.transports.access import Gate
+from r2m_service.telemetry.exposition import Bound, Exposition, Limits
+from r2m_service.telemetry.hearing import Hearing
 from r2m_service.transports.buffers import BufferPool, aligned
 from r2m_service.transports.grpc.health import Health
 from r2m_service.transports.grpc.server import build_grpc
@@ -84,8 +87,24 @@ class Parts:
     registry: SqlRegistry
     retention: Retention
     unlock: Callable[[], None]
+    collected: CollectorRegistry
+    metrics: Hearing
     journal: ArrowJournal | None = None
     draining: bool = False
+
+    def exposition(
+        self, budget: ByteBudget, requests: RequestLimit, buffers: BufferPool
+    ) -> Exposition:
+        """What /metrics answers, with the bounds that the transports share."""
+
+        def limits() -> Limits:
+            return Limits(
+                bytes=Bound(budget.used, budget.total, budget.refused),
+                requests=Bound(requests.used, requests.most, requests.refused),
+                buffers_kept=buffers.kept,
+            )
+
+        return Exposition(self.collected, self.application, limits=limits, engine=self.engine.use)
 
     def close(self) -> None:
         """Stop the device thread and let go of the database."""
@@ -123,6 +142,9 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
         raise StartError(str(error)) from error
     retention = Retention(registry, blobs, settings.keep)
     _tidy(registry, blobs, retention, fingerprint=loaded.fingerprint, alone=settings.embedded)
+    # Of this server's own: a process may hold several, as tests do.
+    collected = CollectorRegistry()
+    metrics = Hearing(collected)
     engine = TorchEngine(
         loaded,
         limits=EngineLimits(
@@ -134,6 +156,7 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
         ),
         deterministic=settings.deterministic,
         trace=settings.journal is not None,
+        metrics=metrics,
     )
     try:
         journal = _open_journal(settings)
@@ -158,8 +181,9 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
         journal=journal,
         committed=retention.soon,
         reply_seconds=settings.reply_seconds,
+        watched_runs=settings.metrics_runs,
     )
-    parts = Parts(application, engine, registry, retention, unlock, journal)
+    parts = Parts(application, engine, registry, retention, unlock, collected, metrics, journal)
     return parts
 
 
@@ -313,13 +337,17 @@ async def _serve(
         health=health,
         buffers=buffers,
         gate=gate,
+        metrics=parts.metrics,
     )
     try:
         add_grpc_port(grpc_server, doors.grpc_address, doors.access.tls)
     except ListenError as error:
         raise StartError(str(error)) from error
     await grpc_server.start()
-    doors.ops_front.open(build_ops(parts.application, budget=budget, requests=requests))
+    scrape = parts.exposition(budget, requests, buffers).scrape
+    doors.ops_front.open(
+        build_ops(parts.application, budget=budget, requests=requests, scrape=scrape)
+    )
     doors.front.open(
         build_app(
             parts.application,
@@ -330,6 +358,8 @@ async def _serve(
             compat_run=settings.compat_run,
             gate=gate,
             probes=settings.ops is None,
+            metrics=parts.metrics,
+            scrape=scrape,
         )
     )
     info = parts.engine.info

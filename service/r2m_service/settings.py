@@ -216,6 +216,12 @@ class Settings(BaseSettings):
         "frozen reward model",
         examples=["tldr-7"],
     )
+    metrics_runs: int = Field(
+        default=32,
+        ge=0,
+        description="runs that /metrics shows one by one, those used last; how many are left out "
+        "it says too",
+    )
     reply_seconds: float = Field(
         default=60.0,
         gt=0,

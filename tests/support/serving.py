@@ -55,6 +55,8 @@ def running(model, state, *, backbone=None, over_grpc=None, **changes):
                     parts.application,
                     max_body_bytes=settings.max_body_bytes,
                     compat_run=settings.compat_run,
+                    metrics=parts.metrics,
+                    scrape=parts.exposition(**limits).scrape,
                     **limits,
                 ),
                 port=0,
@@ -65,6 +67,7 @@ def running(model, state, *, backbone=None, over_grpc=None, **changes):
         grpc_server = build_grpc(
             parts.application,
             max_message_bytes=settings.max_body_bytes,
+            metrics=parts.metrics,
             **{**limits, **(over_grpc or {})},
         )
         ports["grpc"] = grpc_server.add_insecure_port("127.0.0.1:0")

@@ -204,6 +204,7 @@ class Align:
                 f"run {name!r} went on meanwhile, and head {context.parent.number} or "
                 f"{context.reference.number} was let go: send the same request again",
             ) from problem
+        self._usage.concluded(name, answer.verdict, [one.error.code for one in answer.errors])
         self._committed(name)
         return answer
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from r2m.errors import Code, Problem
@@ -50,7 +50,9 @@ from r2m_service.application.replay import Replay
 from r2m_service.application.runs import Runs
 from r2m_service.application.score import Scoring
 from r2m_service.application.stream import ScoringSession, open_scoring
+from r2m_service.application.tally import Tally
 from r2m_service.application.usage import Usage
+from r2m_service.application.watching import Places, Watched, Watching
 
 HEAVY_AT_ONCE = 2
 """Aligns, new heads and head downloads at one time: each holds several copies of a head."""
@@ -68,6 +70,7 @@ class Application(Runs):
         journal: where all is written down; None: nowhere.
         committed: hears a run's name after each step of it.
         reply_seconds: how long a trainer has to answer what an align asks.
+        watched_runs: how many runs `watch` shows one by one.
     """
 
     def __init__(
@@ -85,9 +88,12 @@ class Application(Runs):
         journal: Journal | None = None,
         committed: Callable[[str], None] = lambda _: None,
         reply_seconds: float = 60.0,
+        watched_runs: int = 32,
     ) -> None:
         heavy = asyncio.Semaphore(HEAVY_AT_ONCE)
         usage = Usage()
+        fingerprint = engine.info.fingerprint
+        self._watching = Watching(registry, labels, fingerprint, Places(watched_runs))
         super().__init__(
             registry, blobs, engine, heavy, usage, labels, max_head_bytes=max_head_bytes
         )
@@ -98,7 +104,7 @@ class Application(Runs):
         marking = Marking(labels, blobs, keep)
         self._scoring = Scoring(registry, blobs, engine, usage, marking, journaling)
         self._anchors = Anchors(registry, labels, blobs, engine)
-        self._outside = Labels(registry, labels, engine)
+        self._outside = Labels(registry, labels, engine, usage)
         lessons = Lessons(labels, self._anchors, Replay(labels, blobs, engine))
         self._align = Align(
             registry,
@@ -245,3 +251,20 @@ class Application(Runs):
     def waiting(self) -> tuple[int, int]:
         """Samples in the line for the device, and how many there may be."""
         return self._line.used, self._line.most
+
+    @property
+    def ready(self) -> bool:
+        """Whether work is taken."""
+        return self._ready()
+
+    def refused(self) -> int:
+        """Calls that found the line for the device full, since the start."""
+        return self._line.refused
+
+    def counted(self) -> tuple[Mapping[str, Tally], Mapping[str, int]]:
+        """What each run has used, and how many samples failed by code, since the start."""
+        return self._usage.tallies(), dict(self._usage.errors)
+
+    async def watch(self, tallies: Mapping[str, Tally]) -> Watched:
+        """Runs as they stand, with what was counted of each. One call at a time."""
+        return await asyncio.to_thread(self._watching.look, tallies)

@@ -25,6 +25,7 @@ from r2m_service.application.ports import (
     Registry,
 )
 from r2m_service.application.samples import error_out
+from r2m_service.application.usage import Usage
 from r2m_service.domain.labels import KeptSample, Label
 
 ALARM = "the audited gap raised its alarm: rewards run ahead of outside grades"
@@ -33,7 +34,10 @@ ALARM = "the audited gap raised its alarm: rewards run ahead of outside grades"
 class Labels:
     """Outside labels of marked samples."""
 
-    def __init__(self, registry: Registry, labels: LabelStore, engine: Engine) -> None:
+    def __init__(
+        self, registry: Registry, labels: LabelStore, engine: Engine, usage: Usage
+    ) -> None:
+        self._usage = usage
         self._registry = registry
         self._labels = labels
         self._engine = engine
@@ -65,8 +69,10 @@ class Labels:
             [label for _, label in good],
             freeze_on_alarm=ALARM if state.run.method.freeze_on_alarm else None,
         )
+        taken: list[str] = []
         for (place, label), earlier in zip(good, before, strict=True):
             if earlier is None:
+                taken.append(kept[label.sample].use)
                 continue
             if earlier.grade == label.grade:
                 answers[place].known = True
@@ -78,6 +84,7 @@ class Labels:
                 field=f"labels[{place}].grade",
             )
             answers[place] = LabelOut(id=label.sample, error=error_out(problem))
+        self._usage.labelled(name, taken)
         waiting = await asyncio.to_thread(self._labels.waiting_samples, name)
         return LabelsAnswer(
             run=name, labels=answers, audit=audit_out(audit, waiting), advice=audit.advice

@@ -21,10 +21,14 @@ class Line:
 
     Args:
         most: places.
+
+    Attributes:
+        refused: calls, so far.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
+        self.refused = 0
         self._held: Counter[str] = Counter()
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._left = asyncio.Event()
@@ -41,6 +45,7 @@ class Line:
             Problem: overloaded.
         """
         if self._turns[flow].locked() or not self._room(flow):
+            self.refused += 1
             raise Problem(
                 Code.OVERLOADED,
                 f"{self.used} samples wait for the device, {self._held[flow]} of them of this "

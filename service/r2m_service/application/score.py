@@ -28,7 +28,7 @@ from r2m_service.application.ports import (
     Registry,
 )
 from r2m_service.application.samples import error_out, items_of, require_distinct
-from r2m_service.application.usage import Usage, bytes_of
+from r2m_service.application.usage import NO_RUN, Usage, bytes_of
 from r2m_service.domain.runs import Run
 
 MAX_QUERY_BYTES = 32 << 20
@@ -150,8 +150,8 @@ class Scoring:
         scored = iter(await self._engine.score(by.source if by else None, good))
         results = [one if isinstance(one, Problem) else next(scored) for one in checked]
         marked = set[str]()
+        self._usage.scored(by.name.run.name if by else NO_RUN, checked, results)
         if by is not None:
-            self._usage.scored(by.name.run.name, checked, results)
             await self._journal(by, samples, checked, results)
             if by.marks:
                 marked = await self._marking.keep(by.name, samples, checked, results)

@@ -12,6 +12,8 @@ from contextvars import ContextVar
 from typing import Literal
 
 Stage = Literal["queue", "tokenize", "backbone", "head", "align"]
+DEVICE: tuple[Stage, ...] = ("backbone", "head", "align")
+"""Stages that run on the device."""
 
 
 class Timings:
@@ -19,19 +21,26 @@ class Timings:
 
     queue: waiting for the device. tokenize: with the wait for it. backbone, head: of the batches
     that held samples of the call, whole. align: the turns of an update.
+
+    Args:
+        whole: the call that these are a part of. What is not the device's counts there too; a
+            batch, which may hold several parts of one call, is counted once for it by the device.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, whole: Timings | None = None) -> None:
+        self.whole = whole
         self.seconds: dict[Stage, float] = {}
 
     def add(self, stage: Stage, seconds: float) -> None:
         """Count time of a stage. The device thread and the event loop never add to the same one."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        if self.whole is not None and stage not in DEVICE:
+            self.whole.add(stage, seconds)
 
     @property
     def device(self) -> float:
         """Seconds of those stages that run on the device."""
-        return sum(self.seconds.get(stage, 0.0) for stage in ("backbone", "head", "align"))
+        return sum(self.seconds.get(stage, 0.0) for stage in DEVICE)
 
     def header(self) -> str:
         """As the value of a Server-Timing header (W3C): milliseconds."""
@@ -50,8 +59,23 @@ def timings() -> Timings:
 
 @contextmanager
 def timed() -> Generator[Timings]:
-    """A call: all that is done within, in whatever task or thread it begins, counts to it."""
-    found = Timings()
+    """A call: all that is done within, in whatever task or thread it begins, counts to it.
+
+    Within another one it is the same call.
+    """
+    with _open(_now.get() or Timings()) as found:
+        yield found
+
+
+@contextmanager
+def timed_part() -> Generator[Timings]:
+    """A part of the call at hand that is timed by itself: a sample of a stream."""
+    with _open(Timings(_now.get())) as found:
+        yield found
+
+
+@contextmanager
+def _open(found: Timings) -> Generator[Timings]:
     token = _now.set(found)
     try:
         yield found

@@ -28,6 +28,10 @@ class Embedder:
         token_budget: padded tokens of one forward pass.
         one_by_one: deterministic mode: every text alone and unpadded.
         pass_tokens: padding that one pass may waste; None: what suits the device.
+
+    Attributes:
+        text_tokens: that the backbone has read so far.
+        padding_tokens: that it read for nothing beside them.
     """
 
     def __init__(
@@ -44,6 +48,8 @@ class Embedder:
         self._one_by_one = one_by_one
         on_cpu = backbone.device.type == "cpu"
         self._pass_tokens = pass_tokens or (PASS_TOKENS if on_cpu else GPU_PASS_TOKENS)
+        self.text_tokens = 0
+        self.padding_tokens = 0
         self.cache: BytesCache[bytes, Encoded] = BytesCache(cache_bytes)
 
     def embed(self, texts: Sequence[TokenIds], *, states: Sequence[bool]) -> list[Encoded]:
@@ -64,6 +70,9 @@ class Embedder:
             encoded = self._backbone.encode(
                 [missing[key] for key in batch], states=[key in wanted for key in batch]
             )
+            lengths = [len(missing[key]) for key in batch]
+            self.text_tokens += sum(lengths)
+            self.padding_tokens += max(lengths) * len(lengths) - sum(lengths)
             for key, one in zip(batch, encoded, strict=True):
                 found[key] = one
                 self.cache.put(key, one, _size(one))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from r2m.errors import Code, Problem
 from r2m_service.application.engine_port import Item, Queried, Scored, Trace
+from r2m_service.application.metrics_port import NO_METRICS, Batched, Metrics
 from r2m_service.application.timings import Timings
 from r2m_service.engine.embedding import Embedder
 from r2m_service.engine.measuring import trace_of
@@ -39,11 +40,19 @@ class BatchScorer:
     Args:
         one_by_one: deterministic mode: no product over more than one sample.
         trace: tell what the rewards were made of, for the journal.
+        metrics: hears of each batch.
     """
 
     def __init__(
-        self, backbone: Backbone, embedder: Embedder, *, one_by_one: bool, trace: bool
+        self,
+        backbone: Backbone,
+        embedder: Embedder,
+        *,
+        one_by_one: bool,
+        trace: bool,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
+        self._metrics = metrics
         self._backbone = backbone
         self._embedder = embedder
         self._one_by_one = one_by_one
@@ -85,9 +94,20 @@ class BatchScorer:
             for place, answer in zip(places, answers, strict=True):
                 found[place] = answer
         ended = time.perf_counter()
-        for spent in {id(work.timings): work.timings for work in batch}.values():
+        for spent in _calls(batch):
             spent.add("backbone", embedded - began)
             spent.add("head", ended - embedded)
+        self._metrics.batched(
+            Batched(
+                samples=len(batch),
+                tokens=sum(len(work.item.token_ids) for work in batch),
+                feedback_bytes=sum(
+                    len(work.item.feedback.data) for work in batch if work.item.feedback
+                ),
+                backbone=embedded - began,
+                head=ended - embedded,
+            )
+        )
         return found
 
     def _by_one_head(
@@ -151,6 +171,13 @@ class BatchScorer:
         for place, work in enumerate(batch):
             groups.setdefault((id(work.head), work.omega), []).append(place)
         return list(groups.values())
+
+
+def _calls(batch: Sequence[ScoreWork]) -> list[Timings]:
+    """The calls that a batch is of, and the streams that those are parts of, each once."""
+    parts = {id(work.timings): work.timings for work in batch}
+    wholes = {id(one.whole): one.whole for one in parts.values() if one.whole is not None}
+    return list({**parts, **wholes}.values())
 
 
 def _pooled(work: ScoreWork, encoded: Embedded, uploaded: States | None, u_P: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -30,6 +30,7 @@ from r2m_service.application.engine_port import (
     Update,
     Vector,
 )
+from r2m_service.application.metrics_port import NO_METRICS, CacheUse, EngineUse, Metrics
 from r2m_service.application.timings import Timings, timings
 from r2m_service.domain.method import MethodSettings
 from r2m_service.domain.runs import FeedbackSource, Truncation
@@ -82,6 +83,7 @@ class TorchEngine:
         deterministic: every text alone and unpadded, every product of one sample, so that a
             reward is the same bit for bit in whatever batch it came.
         trace: tell with every reward what it was made of, for the journal.
+        metrics: hears of each batch.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class TorchEngine:
         limits: EngineLimits | None = None,
         deterministic: bool = False,
         trace: bool = False,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
         self._trace = trace
         limits = limits or EngineLimits()
@@ -105,7 +108,9 @@ class TorchEngine:
         self._heads: BytesCache[HeadKey, Head] = BytesCache(limits.head_cache_bytes)
         self._loading: dict[HeadKey, asyncio.Task[Head]] = {}
         self._worker: DeviceWorker[ScoreWork, Scored | Queried | Problem] = DeviceWorker(
-            BatchScorer(backbone, self._embedder, one_by_one=deterministic, trace=trace),
+            BatchScorer(
+                backbone, self._embedder, one_by_one=deterministic, trace=trace, metrics=metrics
+            ),
             budgets=Budgets(limits.token_budget, limits.batch_items, limits.batch_bytes),
             fatal=_device_is_lost,
         )
@@ -131,6 +136,17 @@ class TorchEngine:
     def alive(self) -> bool:
         """Whether the device thread works."""
         return self._worker.alive
+
+    def use(self) -> EngineUse:
+        """The device as it stands. May be called from any thread."""
+        return EngineUse(
+            alive=self.alive,
+            embeddings=_use(self._embedder.cache),
+            heads=_use(self._heads),
+            text_tokens=self._embedder.text_tokens,
+            padding_tokens=self._embedder.padding_tokens,
+            memory=_memory(self._backbone.device) if self.alive else {},
+        )
 
     def start(self) -> None:
         """Start the device thread."""
@@ -306,6 +322,21 @@ def _queueing(spent: Timings) -> Generator[None]:
     finally:
         waited = time.perf_counter() - began - (spent.device - worked)
         spent.add("queue", max(0.0, waited))
+
+
+def _use(cache: BytesCache[Any, Any]) -> CacheUse:
+    return CacheUse(cache.hits, cache.misses, cache.bytes, cache.capacity)
+
+
+def _memory(device: torch.device) -> dict[str, int]:
+    """Bytes of the device; of a CPU the process's own numbers say it."""
+    if device.type != "cuda":
+        return {}
+    return {
+        "allocated": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "total": torch.cuda.get_device_properties(device).total_memory,
+    }
 
 
 def _device_is_lost(error: Exception) -> bool:

@@ -52,6 +52,8 @@ _TRAINERS = ("openrlhf", "slime", "classify", "embeddings", "verify", "seed_sess
 OPERATIONS: tuple[Operation, ...] = (
     # probes
     Operation(None, (f"{_HEALTH}Check", f"{_HEALTH}Watch"), ("livez", "readyz")),
+    # numbers of all runs, at the main address; at one of its own they need no key
+    Operation(Scope.SCORE, (), ("metrics",)),
     # the live page's files, which hold nothing of any run: it asks for a key itself
     Operation(None, (), ("index", "file")),
     # what the interface is

@@ -23,11 +23,15 @@ class ByteBudget:
 
     Args:
         total: the bound; None: no bound beyond each call's own.
+
+    Attributes:
+        refused: calls that found no room, so far.
     """
 
     def __init__(self, total: int | None = None) -> None:
         self._total = total
         self._used = 0
+        self.refused = 0
         self._turn = asyncio.Lock()
         self._freed = asyncio.Event()
 
@@ -68,9 +72,9 @@ class ByteBudget:
                         await self._freed.wait()
                     self._used += size
             except TimeoutError:
-                raise _full() from None
+                raise self._full() from None
         elif self._turn.locked() or not self._fits(size):
-            raise _full()
+            raise self._full()
         else:
             self._used += size
         share = Share(self, size)
@@ -87,11 +91,11 @@ class ByteBudget:
     def _fits(self, size: int) -> bool:
         return self._total is None or self._used + size <= self._total
 
-
-def _full() -> Problem:
-    return Problem(
-        Code.OVERLOADED, "the server holds as many bytes of requests as it may: retry later"
-    )
+    def _full(self) -> Problem:
+        self.refused += 1
+        return Problem(
+            Code.OVERLOADED, "the server holds as many bytes of requests as it may: retry later"
+        )
 
 
 class Share:
@@ -113,11 +117,16 @@ class RequestLimit:
 
     Args:
         most: the bound; None: none.
+
+    Attributes:
+        used: requests in hand now.
+        refused: requests, so far.
     """
 
     def __init__(self, most: int | None = None) -> None:
         self.most = most
         self.used = 0
+        self.refused = 0
 
     @contextmanager
     def hold(self) -> Generator[None]:
@@ -127,6 +136,7 @@ class RequestLimit:
             Problem: overloaded.
         """
         if self.most is not None and self.used >= self.most:
+            self.refused += 1
             raise Problem(
                 Code.OVERLOADED, f"the server has {self.used} requests in hand: retry later"
             )

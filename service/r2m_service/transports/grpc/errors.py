@@ -13,6 +13,8 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from r2m.errors import Problem
+from r2m_service.application.metrics_port import NO_METRICS, Metrics
+from r2m_service.transports.counting import counted, snake
 from r2m_service.transports.failures import only_problems, retry_after
 
 T = TypeVar("T")
@@ -26,10 +28,13 @@ _MESSAGE_BYTES = 1024
 _FIELD_BYTES = 256
 
 
-async def or_abort(context: Context, work: Awaitable[T], *, name: str) -> T:
-    """Await a handler's work; end the call with the table's status where it fails."""
+async def or_abort(
+    context: Context, work: Awaitable[T], *, name: str, metrics: Metrics = NO_METRICS
+) -> T:
+    """Await a handler's work, and count it; end the call with the table's status where it fails."""
     try:
-        return await only_problems(work, name=name)
+        with counted(metrics, "grpc", snake(name)):
+            return await only_problems(work, name=name)
     except Problem as error:
         problem = error
     await abort(context, problem)

@@ -41,6 +41,7 @@ from r2m.v1 import r2m_pb2 as pb
 from r2m_service.application.contract import SampleIn, ScoreOut
 from r2m_service.application.parsing import excerpt, parse
 from r2m_service.application.samples import error_out
+from r2m_service.transports.counting import STREAM_SAMPLE, counted, note
 from r2m_service.transports.failures import only_problems
 from r2m_service.transports.grpc.chunks import chunk_of
 from r2m_service.transports.grpc.errors import Context
@@ -264,7 +265,12 @@ class OpenStream:
             self._line_bytes -= upload.message_bytes
             self._changed.set()
             sample = await upload.arrive(self._bounds.idle_seconds)
-            return await only_problems(self._scoring.score(sample), name="ScoreStream")
+            # Not earlier: how fast a client sends its chunks is not the server's latency.
+            with counted(self._bounds.metrics, "grpc", STREAM_SAMPLE, part=True):
+                answer = await only_problems(self._scoring.score(sample), name="ScoreStream")
+                if answer.error is not None:
+                    note(answer.error.code)
+                return answer
 
     def _answer(self, answer: ScoreOut) -> None:
         self._answered[answer.id] = answer.error is None

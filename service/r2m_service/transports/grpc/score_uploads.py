@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from r2m.errors import Code, Problem
 from r2m.tensors import Bytes
 from r2m_service.application.contract import SampleIn, ScoreOut
+from r2m_service.application.metrics_port import NO_METRICS, Metrics
 from r2m_service.application.parsing import excerpt
 from r2m_service.application.samples import error_out
 from r2m_service.transports.buffers import BufferPool
@@ -28,6 +29,7 @@ class Bounds:
         idle_seconds: the longest pause within a sample's bytes, before the first message, and of
             a client that does not read while answers wait.
         buffers: where the tensors' memory is from.
+        metrics: hears of each sample.
     """
 
     max_bytes: int
@@ -35,6 +37,7 @@ class Bounds:
     budget: ByteBudget
     idle_seconds: float
     buffers: BufferPool = field(default_factory=BufferPool)
+    metrics: Metrics = NO_METRICS
 
 
 class ReadingClock:

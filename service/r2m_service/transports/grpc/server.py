@@ -11,6 +11,7 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 from grpc_reflection.v1alpha import reflection
 
 from r2m_service.transports.access import Gate
+from r2m_service.application.metrics_port import NO_METRICS, Metrics
 from r2m_service.transports.buffers import BufferPool
 from r2m_service.transports.grpc.door import Door
 from r2m_service.transports.grpc.errors import Context, or_abort
@@ -40,6 +41,7 @@ def build_grpc(
     health: Health | None = None,
     buffers: BufferPool | None = None,
     gate: Gate | None = None,
+    metrics: Metrics = NO_METRICS,
 ) -> grpc.aio.Server:
     """The gRPC server, without an address and not started. Call it inside the event loop.
 
@@ -57,6 +59,7 @@ def build_grpc(
         buffers: where the memory of streamed tensors is from; None: new memory each time.
         health: the health service; pass your own to set it to NOT_SERVING later.
         gate: who is let in; None: everybody.
+        metrics: hears of each call, and of each sample of a ScoreStream.
     """
     held = budget or ByteBudget()
     memory = buffers or BufferPool()
@@ -86,18 +89,19 @@ def build_grpc(
             budget=held,
             idle_seconds=idle_seconds,
             buffers=memory,
+            metrics=metrics,
         ),
     )
 
     async def align_stream(_: Any, context: Context) -> None:
-        await or_abort(context, align(context), name="AlignStream")
+        await or_abort(context, align(context), name="AlignStream", metrics=metrics)
 
     async def score_stream(_: Any, context: Context) -> None:
-        await or_abort(context, score(context), name="ScoreStream")
+        await or_abort(context, score(context), name="ScoreStream", metrics=metrics)
 
     async def get_head_weights(raw: bytes, context: Context) -> None:
         work = head_weights(application, raw, context)
-        await or_abort(context, work, name="GetHeadWeights")
+        await or_abort(context, work, name="GetHeadWeights", metrics=metrics)
 
     # No (de)serializers: bytes that are no message must be answered by us, not as INTERNAL.
     unary = UnaryCalls(
@@ -106,6 +110,7 @@ def build_grpc(
         budget=held,
         requests=requests or RequestLimit(),
         idle_seconds=idle_seconds,
+        metrics=metrics,
     )
     # On the wire a unary call is a stream of one message. As a stream we read it ourselves, and
     # not before there is room for it.

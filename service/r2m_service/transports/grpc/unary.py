@@ -8,6 +8,7 @@ from typing import Any, cast
 import grpc.aio
 
 from r2m.errors import Code, Problem
+from r2m_service.application.metrics_port import NO_METRICS, Metrics
 from r2m_service.application.timings import timed
 from r2m_service.transports.access import require_run
 from r2m_service.transports.grpc.errors import Context, or_abort
@@ -33,6 +34,7 @@ class UnaryCalls:
         budget: bytes in flight.
         requests: calls in hand.
         idle_seconds: for one message to come.
+        metrics: hears of each call.
     """
 
     def __init__(
@@ -43,7 +45,9 @@ class UnaryCalls:
         budget: ByteBudget,
         requests: RequestLimit,
         idle_seconds: float,
+        metrics: Metrics = NO_METRICS,
     ) -> None:
+        self._metrics = metrics
         self._application = application
         total = budget.total
         self._reserve = max_bytes if total is None else min(max_bytes, total)
@@ -57,7 +61,8 @@ class UnaryCalls:
         """The handler of one method."""
 
         async def handle(_: AsyncIterator[bytes], context: Context) -> bytes:
-            return await or_abort(context, self._call(method, context), name=name)
+            work = self._call(method, context)
+            return await or_abort(context, work, name=name, metrics=self._metrics)
 
         return handle
 

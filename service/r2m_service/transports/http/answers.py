@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -14,8 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from r2m.errors import Code, Problem
 from r2m_service.application.contract import Answer
+from r2m_service.application.metrics_port import CANCELLED, NO_METRICS, Metrics
 from r2m_service.application.parsing import parameter_problem
 from r2m_service.application.timings import Timings
+from r2m_service.transports.counting import UNKNOWN, counted, note
 from r2m_service.transports.failures import only_problems, retry_after
 
 log = logging.getLogger(__name__)
@@ -32,6 +35,7 @@ def failure(
     problem: Problem, *, headers: dict[str, str] | None = None, status: int | None = None
 ) -> Response:
     """A problem in the one form of errors, with its status from the table unless one is given."""
+    note(problem.code.value)
     sent = dict(headers or {})
     if problem.row.retryable:
         sent["Retry-After"] = str(retry_after(problem.code))
@@ -40,6 +44,24 @@ def failure(
     # ASCII with escapes, so that no text whatever can fail to be encoded.
     body = json.dumps({"error": problem.as_dict()}).encode()
     return Response(body, status or problem.row.http, headers=sent, media_type="application/json")
+
+
+PROBES = frozenset({"livez", "readyz", "metrics"})
+"""Routes that are asked every few seconds, whatever the server does."""
+
+_SAME = {"score_run": "score", "server": "get_server", "archive_run": "delete_run"}
+
+
+def method_of(route: str | None) -> str:
+    """A route's name as a label: where gRPC has the same method, that one's."""
+    if route is None:
+        return UNKNOWN
+    return _SAME.get(route, route.removesuffix("_of_run"))
+
+
+def _route(scope: Scope) -> str | None:
+    name: Any = getattr(scope.get("route"), "name", None)
+    return name if isinstance(name, str) else None
 
 
 async def on_problem(request: Request, error: Exception) -> Response:
@@ -72,16 +94,29 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
 
 
 class Guard:
-    """Answers 503 for our own bugs and for work cut off at shutdown; lets go who hung up."""
+    """Answers 503 for our own bugs and for work cut off at shutdown; lets go who hung up.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Outermost, so it is here that calls are counted.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics = NO_METRICS) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        with counted(self._metrics, "http", UNKNOWN) as outcome:
+            try:
+                await self._guarded(scope, receive, send)
+            finally:
+                route = _route(scope)
+                outcome.method = method_of(route)
+                outcome.counts = route not in PROBES
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
         async def watched(message: Message) -> None:
@@ -96,6 +131,7 @@ class Guard:
                 # An OSError of ours (a disk) comes as storage_failed; this one is the socket's.
                 if not isinstance(error, ClientDisconnect) and not started:
                     raise
+                note(CANCELLED)
                 log.debug("the client of %s hung up", scope["path"])
 
         try:

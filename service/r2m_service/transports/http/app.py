@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from r2m.errors import Problem
 from r2m_service.application.contract import ServerOut
 from r2m_service.transports.access import Gate
+from r2m_service.application.metrics_port import NO_METRICS, Metrics
 from r2m_service.transports.buffers import BufferPool
 from r2m_service.transports.compat.routes import MESSAGES, compat
 from r2m_service.transports.http.answers import (
@@ -26,6 +27,7 @@ from r2m_service.transports.http.door import door
 from r2m_service.transports.http.labels import labels
 from r2m_service.transports.http.ops import probing
 from r2m_service.transports.http.page import page
+from r2m_service.transports.http.metrics import Scrape
 from r2m_service.transports.http.runs import heads, runs
 from r2m_service.transports.http.scoring import scoring
 from r2m_service.transports.interface import Application
@@ -49,6 +51,8 @@ def build_app(
     compat_run: str | None = None,
     gate: Gate | None = None,
     probes: bool = True,
+    metrics: Metrics = NO_METRICS,
+    scrape: Scrape | None = None,
 ) -> FastAPI:
     """The HTTP application.
 
@@ -62,6 +66,8 @@ def build_app(
         compat_run: whose live head answers the trainers' own calls; None: the frozen reward model.
         gate: who is let in; None: everybody.
         probes: whether the routes of `ops` are here too; False: they have an address of their own.
+        metrics: hears of each call.
+        scrape: gives what GET /metrics answers, with the routes of `ops`; None: there is none.
     """
     budget, requests = budget or ByteBudget(), requests or RequestLimit()
     memory = buffers or BufferPool()
@@ -83,7 +89,7 @@ def build_app(
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)
-    app.add_middleware(Guard)
+    app.add_middleware(Guard, metrics=metrics)
     for router in (
         scoring(application, intake),
         runs(application, intake),
@@ -91,7 +97,7 @@ def build_app(
         labels(application, intake),
         compat(application, intake, run=compat_run),
         _server(application, app),
-        *([probing(application, budget, requests)] if probes else []),
+        *([probing(application, budget, requests, scrape)] if probes else []),
         page(),
     ):
         app.include_router(router)

@@ -11,29 +11,44 @@ from starlette.responses import JSONResponse, Response
 from r2m.errors import Code, Problem
 from r2m_service.transports.http.answers import Guard, on_http_exception, on_problem
 from r2m_service.transports.http.docs import operation
+from r2m_service.transports.http.metrics import Scrape, metrics
 from r2m_service.transports.interface import Application
 from r2m_service.transports.limits import ByteBudget, RequestLimit
 
 
-def build_ops(application: Application, *, budget: ByteBudget, requests: RequestLimit) -> FastAPI:
+def build_ops(
+    application: Application,
+    *,
+    budget: ByteBudget,
+    requests: RequestLimit,
+    scrape: Scrape | None = None,
+) -> FastAPI:
     """An application of these routes alone, for an address of its own: no keys, no bodies.
 
     Args:
         application: the use cases.
         budget: bytes in flight, to be shown.
         requests: requests in hand, to be shown.
+        scrape: gives what GET /metrics answers; None: there is no such path.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_middleware(Guard)
-    app.include_router(probing(application, budget, requests))
+    app.include_router(probing(application, budget, requests, scrape))
     return app
 
 
-def probing(application: Application, budget: ByteBudget, requests: RequestLimit) -> APIRouter:
-    """Whether the server lives, and whether it takes calls."""
+def probing(
+    application: Application,
+    budget: ByteBudget,
+    requests: RequestLimit,
+    scrape: Scrape | None = None,
+) -> APIRouter:
+    """Whether the server lives, and whether it takes calls; and its metrics."""
     routes = APIRouter(tags=["server"])
+    if scrape is not None:
+        routes.include_router(metrics(scrape))
 
     @routes.get("/livez", **operation("The process answers", responses=_status("alive")))
     async def livez() -> Response:

@@ -1,0 +1,91 @@
+"""The one place where calls of either transport are counted and timed."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from r2m.errors import Problem
+from r2m_service.application.metrics_port import CANCELLED, OK, Called, Metrics, Transport
+from r2m_service.application.timings import timed, timed_part
+
+STREAM = "score_stream"
+"""It lasts as long as its client likes: its samples are timed instead."""
+
+STREAM_SAMPLE = "stream_sample"
+
+UNKNOWN = "unknown"
+"""Method of a call to no route."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What comes of the call at hand.
+
+    Attributes:
+        method: may be known only when the call is over.
+        code: of its answer.
+        counts: false for what is no call, such as a probe.
+    """
+
+    method: str
+    code: str = OK
+    counts: bool = True
+
+
+_now: ContextVar[Outcome | None] = ContextVar("r2m_outcome", default=None)
+
+
+@contextmanager
+def counted(
+    metrics: Metrics, transport: Transport, method: str, *, part: bool = False
+) -> Generator[Outcome]:
+    """A call, from its head to its answer. Its code is that of the Problem that leaves it.
+
+    Args:
+        part: one sample of a stream: timed by itself.
+    """
+    outcome = Outcome(method)
+    token = _now.set(outcome)
+    began = time.perf_counter()
+    with (timed_part if part else timed)() as spent:
+        try:
+            yield outcome
+        except Problem as problem:
+            outcome.code = problem.code.value
+            raise
+        except asyncio.CancelledError:
+            outcome.code = CANCELLED
+            raise
+        finally:
+            _now.reset(token)
+            seconds = time.perf_counter() - began
+            if outcome.counts:
+                lasting = outcome.method == STREAM
+                stages = {} if lasting else dict(spent.seconds)
+                metrics.called(
+                    Called(
+                        transport,
+                        outcome.method,
+                        outcome.code,
+                        None if lasting else seconds,
+                        stages,
+                    )
+                )
+
+
+def note(code: str) -> None:
+    """The code of the call at hand, where it is answered in place of raised."""
+    outcome = _now.get()
+    if outcome is not None:
+        outcome.code = code
+
+
+def snake(name: str) -> str:
+    """A gRPC method's name as a label."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
