@@ -31,9 +31,9 @@ from r2m_service.registry.lock import hold
 from r2m_service.registry.sql import SqlRegistry
 from r2m_service.registry.sweep import sweep
 from r2m_service.settings import Settings
-from r2m_service.transports.access import Gate
 from r2m_service.telemetry.exposition import Bound, Exposition, Limits
 from r2m_service.telemetry.hearing import Hearing
+from r2m_service.transports.access import Gate
 from r2m_service.transports.buffers import BufferPool, aligned
 from r2m_service.transports.grpc.health import Health
 from r2m_service.transports.grpc.server import build_grpc

@@ -10,8 +10,8 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 from grpc_reflection.v1alpha import reflection
 
-from r2m_service.transports.access import Gate
 from r2m_service.application.metrics_port import NO_METRICS, Metrics
+from r2m_service.transports.access import Gate
 from r2m_service.transports.buffers import BufferPool
 from r2m_service.transports.grpc.door import Door
 from r2m_service.transports.grpc.errors import Context, or_abort

@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, Response
 
 from r2m.errors import Problem
 from r2m_service.application.contract import ServerOut
-from r2m_service.transports.access import Gate
 from r2m_service.application.metrics_port import NO_METRICS, Metrics
+from r2m_service.transports.access import Gate
 from r2m_service.transports.buffers import BufferPool
 from r2m_service.transports.compat.routes import MESSAGES, compat
 from r2m_service.transports.http.answers import (
@@ -25,9 +25,9 @@ from r2m_service.transports.http.body import Intake
 from r2m_service.transports.http.docs import DocumentedApp, operation
 from r2m_service.transports.http.door import door
 from r2m_service.transports.http.labels import labels
+from r2m_service.transports.http.metrics import Scrape
 from r2m_service.transports.http.ops import probing
 from r2m_service.transports.http.page import page
-from r2m_service.transports.http.metrics import Scrape
 from r2m_service.transports.http.runs import heads, runs
 from r2m_service.transports.http.scoring import scoring
 from r2m_service.transports.interface import Application
