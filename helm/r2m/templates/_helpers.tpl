@@ -94,6 +94,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and (not $shared) (or (gt (int .Values.replicas) 1) (ne .Values.autoscaling.kind "none")) -}}
 {{- fail "more than one replica needs a registry that they share: give registry.database.existingSecret and registry.blobs.url" -}}
 {{- end -}}
+{{- $cache := .Values.model.cache -}}
+{{- $many := or (gt (int .Values.replicas) 1) (ne .Values.autoscaling.kind "none") -}}
+{{- if and $model.hub $cache.persistence (not $cache.existingClaim) $many (not (has "ReadWriteMany" $cache.accessModes)) -}}
+{{- fail "more than one replica writes to model.cache: give it ReadWriteMany in model.cache.accessModes, or set model.cache.persistence to false" -}}
+{{- end -}}
 {{- $claim := .Values.registry.persistence -}}
 {{- if and $claim.enabled (not $shared) (not $claim.existingClaim) -}}
 {{- range $claim.accessModes -}}
