@@ -42,14 +42,12 @@ def settings() -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         "required": ["drain_seconds"],  # the pod's grace period hangs on it
-        "properties": {
-            name: _plain(field) for name, field in fields.items() if name not in OWNED
-        },
+        "properties": {name: _plain(field) for name, field in fields.items() if name not in OWNED},
     }
 
 
 def _plain(field: dict[str, Any]) -> dict[str, Any]:
-    """A field without what is pydantic's alone, and without null: a name left out is the default."""
+    """A field without what is pydantic's alone, and without null: left out, it is the default."""
     kinds = cast("list[dict[str, Any]]", field.get("anyOf", [field]))
     (kind,) = [one for one in kinds if one["type"] != "null"]
     keep = ("type", "enum", "pattern", "minimum", "maximum", "exclusiveMinimum")

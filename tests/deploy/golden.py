@@ -1,4 +1,4 @@
-"""Write golden/*.yaml anew, after the chart changed: python tests/deploy/golden.py. Read the diff."""
+"""Write golden/*.yaml anew after the chart changed, and read the diff: run it as a script."""
 
 from __future__ import annotations
 

@@ -27,10 +27,10 @@ SHARED = "registry.database.existingSecret=db,registry.blobs.url=s3://bucket/r2m
 CONTRADICTIONS = {
     "no model": ("model.existingClaim=", "there is no model: give model.existingClaim"),
     "two models": ("model.hub=org/rm", "two models"),
-    "a folder in no volume": ("model.existingClaim=,model.hub=org/rm,model.folder=a", "there is none"),
+    "a folder in no volume": ("model.existingClaim=,model.hub=rm,model.folder=a", "there is none"),
     "database alone": ("registry.database.existingSecret=db", "belong together"),
     "blobs alone": ("registry.blobs.url=s3://bucket/r2m", "belong together"),
-    "replicas on one file": ("replicas=2", "more than one replica needs a registry that they share"),
+    "replicas on one file": ("replicas=2", "needs a registry that they share"),
     "scaling on one file": ("autoscaling.kind=hpa", "more than one replica needs a registry"),
     "a registry that is read-only": (
         "registry.persistence.accessModes={ReadOnlyMany}",
@@ -49,9 +49,7 @@ CONTRADICTIONS = {
 
 
 @pytest.mark.parametrize("which", HELMS)
-@pytest.mark.parametrize(
-    ("values", "sentence"), CONTRADICTIONS.values(), ids=CONTRADICTIONS.keys()
-)
+@pytest.mark.parametrize(("values", "sentence"), CONTRADICTIONS.values(), ids=CONTRADICTIONS.keys())
 def test_values_that_contradict_each_other_are_refused_with_the_way_out(which, values, sentence):
     assert sentence in refused(which, *LEAST, "--set", values)
 

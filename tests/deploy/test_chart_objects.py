@@ -141,7 +141,9 @@ def test_it_scales_on_the_time_in_line():
     (trigger,) = only(golden("keda"), "ScaledObject")["spec"]["triggers"]
     query = trigger["metadata"]["query"]
     assert trigger["metadata"]["threshold"] == "0.5"
-    assert re.search(r'r2m_request_stage_seconds_bucket\{namespace="rewards",.*stage="queue"', query)
+    assert re.search(
+        r'r2m_request_stage_seconds_bucket\{namespace="rewards",.*stage="queue"', query
+    )
     for name in ("shared", "keda"):
         assert "replicas" not in only(golden(name), "Deployment")["spec"]
 

@@ -68,7 +68,7 @@ REFUSED = {
         "$.registry.persistence.size",
     ),
     "two GPUs": ({"gpu": {"count": 2}}, "$.gpu.count"),
-    "a peer that is everybody": ({"networkPolicy": {"clients": [{}]}}, "$.networkPolicy.clients[0]"),
+    "a peer that is all": ({"networkPolicy": {"clients": [{}]}}, "$.networkPolicy.clients[0]"),
     "another scaler": ({"autoscaling": {"kind": "vpa"}}, "$.autoscaling.kind"),
     "a budget of nobody": ({"pdb": {"maxUnavailable": 0}}, "$.pdb.maxUnavailable"),
 }  # fmt: skip
