@@ -24,6 +24,7 @@ from r2m_service.transports.http.answers import (
 from r2m_service.transports.http.body import Intake
 from r2m_service.transports.http.docs import DocumentedApp, operation
 from r2m_service.transports.http.labels import labels
+from r2m_service.transports.http.page import page
 from r2m_service.transports.http.runs import heads, runs
 from r2m_service.transports.http.scoring import scoring
 from r2m_service.transports.interface import Application
@@ -82,6 +83,7 @@ def build_app(
         labels(application, intake),
         compat(application, intake, run=compat_run),
         _server(application, budget, requests),
+        page(),
     ):
         app.include_router(router)
     return app
