@@ -74,8 +74,8 @@ def main() -> int:
     left = [path for path in (CHART / "files").rglob("*.*") if path not in files]
     if "--check" in sys.argv[1:]:
         if stale or left:
-            names = ", ".join(str(path.relative_to(HELM.parent)) for path in [*stale, *left])
-            print(f"out of date: {names}; run make docs")
+            names = ", ".join(str(path.relative_to(CHART)) for path in [*stale, *left])
+            print(f"out of date in {CHART.name}: {names}; run make docs")
         return 1 if stale or left else 0
     for path in left:
         path.unlink()

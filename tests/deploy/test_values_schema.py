@@ -114,8 +114,32 @@ def test_the_chart_is_of_this_release():
     assert chart["appVersion"] == project["version"]
 
 
-def test_what_is_generated_is_up_to_date_and_a_change_is_seen(tmp_path, monkeypatch):
+def test_what_is_generated_is_up_to_date():
     wanted = GENERATE["wanted"]()
     assert CHART / "values.schema.json" in wanted
     for path, text in wanted.items():
         assert path.read_text() == text, f"{path.name} is out of date: run make docs"
+
+
+def test_a_change_of_what_is_copied_is_seen_and_what_is_gone_goes(tmp_path, monkeypatch, capsys):
+    main = GENERATE["main"]
+    place = main.__globals__
+    monkeypatch.setitem(place, "CHART", tmp_path / "helm" / "r2m")
+    monkeypatch.setitem(place, "OBSERVABILITY", tmp_path)
+    for name in ("r2m.json", "rules.yaml"):
+        (tmp_path / name).write_text("{}")
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["generate.py", *arguments])
+        return main()
+
+    assert run() == 0
+    assert run("--check") == 0
+    (tmp_path / "rules.yaml").write_text("groups: []")
+    assert run("--check") == 1
+    assert "files/rules/r2m.yaml" in capsys.readouterr().out
+    (tmp_path / "r2m.json").unlink()
+    assert run() == 0
+    files = tmp_path / "helm" / "r2m" / "files"
+    assert (files / "rules" / "r2m.yaml").read_text() == "groups: []"
+    assert [path.name for path in files.rglob("*.*")] == ["r2m.yaml"]
