@@ -96,6 +96,11 @@ def build() -> dict:
     (CACHE / "build.log").unlink(missing_ok=True)
     os.chdir(ROOT)
     buildah("bud", *arguments)
+    return inspect()
+
+
+def inspect() -> dict:
+    """The image's configuration."""
     return json.loads(buildah("inspect", "--type", "image", IMAGE))["Docker"]["config"]
 
 
@@ -173,6 +178,8 @@ def volumes() -> pathlib.Path:
     folder = pathlib.Path(tempfile.mkdtemp(prefix="r2m-image-"))
     folder.chmod(0o755)
     save_reward_model(folder / "model")
+    for file in (folder / "model").iterdir():
+        file.chmod(0o644)  # safetensors writes for its owner alone
     (folder / "state").mkdir()
     os.chown(folder / "state", 10001, 10001)
     return folder
@@ -204,6 +211,8 @@ def check_life(config, root, folder) -> None:
         denied = run.inside("sh", "-c", "echo > /opt/r2m/x || echo > /model/x")
         assert denied.returncode, "the image or the model can be written"
         say(f"read-only: {denied.stderr.splitlines()[0]}")
+        drivers = run.inside("python3", "-c", "import psycopg, pyarrow, s3fs")
+        assert drivers.returncode == 0, drivers.stderr
         health = run.inside(*config["Healthcheck"]["Test"][1:])
         assert health.returncode == 0, health.stdout + health.stderr
         scored = run.inside(
@@ -256,14 +265,14 @@ def check_early_stop(config, root, folder) -> None:
 
 
 def main() -> int:
-    """All of it; what fails says why."""
+    """All of it; what fails says why. `--no-build`: with the image of the last time."""
     missing = [name for name in ("buildah", "debootstrap", "unshare", "setpriv", "nsenter")
                if shutil.which(name) is None]  # fmt: skip
     if missing or os.geteuid() != 0:
         raise SystemExit(f"needs root and {', '.join(missing) or 'nothing more'}")
     CACHE.mkdir(parents=True, exist_ok=True)
     base()
-    config = build()
+    config = inspect() if "--no-build" in sys.argv[1:] else build()
     size = buildah("images", "--format", "{{.Size}}", IMAGE)
     say(f"built: {size}, user {config['User']}, volumes {', '.join(config['Volumes'])}")
     container = buildah("from", "--pull-never", IMAGE)
