@@ -19,6 +19,7 @@ OTHERS = {"--check", "--minutes", "--part", "--tables"}  # of docs/generate.py a
 # Of trainers, on their page; of OpenRLHF's the part before a dot or an underscore.
 OF_TRAINERS = {"--apply-chat-template", "--ds", "--remote", "--reward", "--reward-key"}
 OF_TRAINERS |= {"--rm-type", "--rm-url"}
+OF_TRAINERS |= {"--policy", "--resume", "--steps"}  # examples/own_loop.py
 # Of docker, helm and kubectl, on theirs; and of keys, which are on their way.
 OF_DEPLOY = {"--build-arg", "--from-literal", "--no-deps", "--profile", "--reset-then-reuse-values"}
 OF_DEPLOY |= {"--reuse-values", "--rm", "--secret", "--set", "--keys", "--name", "--scope"}
