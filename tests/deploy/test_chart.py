@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import shutil
 
 import pytest
 import yaml
@@ -107,24 +108,48 @@ def test_a_certificate_is_made_for_the_services_names(which):
     assert "r2m.rewards.svc" in names.value.get_values_for_type(x509.DNSName)
 
 
+RULES = """\
+groups:
+  - name: g
+    rules:
+      - alert: A
+        expr: up == 0
+        annotations: {summary: "{{ $labels.instance }} is gone"}
+"""
+BOARD = json.dumps({"title": "R2M", "legend": "{{run}}"}, indent=1)
+ALL_METRICS = [
+    "--set", "metrics.prometheusRule.enabled=true,metrics.prometheusRule.labels.release=prom",
+    "--set", "metrics.dashboard.enabled=true",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("which", HELMS)
 def test_rules_and_dashboards_of_the_charts_folder_become_objects(which, tmp_path):
-    import shutil
-
     chart = shutil.copytree(CHART, tmp_path / "r2m")
     shutil.rmtree(chart / "files", ignore_errors=True)
-    rules = "groups:\n  - name: g\n    rules:\n      - alert: A\n        expr: up == 0\n"
-    rules += "        annotations: {summary: '{{ $labels.instance }} is gone'}\n"
-    board = json.dumps({"title": "R2M", "legend": "{{run}}"}, indent=1)
-    for name, text in {"rules/r2m.yaml": rules, "dashboards/r2m.json": board}.items():
+    for name, text in {"rules/r2m.yaml": RULES, "dashboards/r2m.json": BOARD}.items():
         (chart / "files" / name).parent.mkdir(parents=True)
         (chart / "files" / name).write_text(text)
-    done = helm(which, "template", "r2m", chart, "-f", DEPLOY / "values" / "shared.yaml")
+    done = helm(which, "template", "r2m", chart, *LEAST, *ALL_METRICS)
     assert done.returncode == 0, done.stderr
-    made = objects(done.stdout)
-    assert only(made, "PrometheusRule")["spec"] == yaml.safe_load(rules)
-    data = only(made, "ConfigMap")["data"]
-    assert json.loads(data["r2m.json"]) == json.loads(board)
+    rules = only(objects(done.stdout), "PrometheusRule")
+    assert rules["spec"] == yaml.safe_load(RULES)
+    assert rules["metadata"]["labels"]["release"] == "prom"
+    board = only(objects(done.stdout), "ConfigMap")
+    assert json.loads(board["data"]["r2m.json"]) == json.loads(BOARD)
+    assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+@pytest.mark.parametrize("which", HELMS)
+def test_what_was_copied_becomes_objects_as_it_is(which):
+    made = objects(template(which, *LEAST, *ALL_METRICS))
+    rules = [one["spec"] for one in made if one["kind"] == "PrometheusRule"]
+    assert rules == [yaml.safe_load(p.read_text()) for p in (CHART / "files").glob("rules/*.yaml")]
+    boards = [json.loads(text) for one in made if one["kind"] == "ConfigMap"
+              for text in one["data"].values()]  # fmt: skip
+    assert boards == [
+        json.loads(p.read_text()) for p in sorted((CHART / "files").glob("dashboards/*.json"))
+    ]
 
 
 @pytest.mark.parametrize("which", HELMS)
