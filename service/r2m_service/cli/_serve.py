@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 from typing import Any
 
@@ -32,6 +33,9 @@ def serve(file: str | None, **flags: Any) -> None:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
     )
+    # As the first process of a container it would ignore a signal that nobody handles, and torch
+    # takes its time. From `run` on the server has its own way to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     settings = checked(collected(flags, file))
     try:
         # Before anything listens, or takes its time: whom the server lets in.
