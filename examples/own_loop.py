@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
@@ -43,6 +44,9 @@ def main() -> None:
     args = arguments()
     torch.manual_seed(args.seed)
     where = args.out / f"step-{args.resume}" if args.resume else args.policy
+    if args.resume and not where.is_dir():
+        there = ", ".join(sorted(folder.name for folder in args.out.glob("step-*"))) or "nothing"
+        sys.exit(f"no policy at {where}; {args.out} has {there}")
     tokenizer: Any = AutoTokenizer.from_pretrained(args.policy)
     policy: Any = AutoModelForCausalLM.from_pretrained(where)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=args.lr)
@@ -57,6 +61,11 @@ def main() -> None:
         if args.resume:  # other rollouts will come under the steps that follow: a branch for them
             client.rollback(args.run, to_step=args.resume, reason="policy of an older checkpoint")
         first = client.run(args.run).next_step
+        if first > 1 and not args.resume:
+            sys.exit(
+                f"run {args.run} is at step {first - 1}, and its head follows another policy: give "
+                f"another --run, or --resume {first - 1} to go on with the policy of that step"
+            )
         print("step  overlap  seconds  reward  vanilla  gold   head  verdict")
         for step in range(first, first + args.steps):
             overlap, began = step % 2 == 1, time.perf_counter()
@@ -189,12 +198,13 @@ def mean(values: Iterable[float | None]) -> float:
 def arguments() -> argparse.Namespace:
     """What it was asked to do."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=(__doc__ or "").partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--url", default="grpc://127.0.0.1:50051")
+    parser.add_argument("--url", default="grpc://127.0.0.1:50051", help="or http://…")
     parser.add_argument("--policy", required=True, help="a causal LM: folder or hub id")
-    parser.add_argument("--run", default="own-loop")
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--run", default="own-loop", help="created where there is none")
+    parser.add_argument("--steps", type=int, default=6, help="to take, from where the run stands")
     parser.add_argument("--resume", type=int, metavar="N", help="go on from the policy of step N")
     parser.add_argument("--group", type=int, default=4, help="answers a prompt")
     parser.add_argument("--tokens", type=int, default=32, help="of an answer, at most")

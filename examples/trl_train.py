@@ -50,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         "bf16": torch.cuda.is_available(),
         "report_to": [],
     }
-    with R2M(given.server, run=given.run, patience=given.patience) as r2m:
+    go_on = given.continue_run
+    with R2M(given.server, given.run, patience=given.patience, continue_run=go_on) as r2m:
         shared: dict[str, Any] = {
             "model": given.model,
             "reward_funcs": [r2m],
@@ -99,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, default=Path("out/trl"), help="checkpoints go here")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument(
+        "--continue-run", action="store_true", help="begin a new training on a run that has steps"
+    )
     return parser
 
 

@@ -45,6 +45,13 @@ def test_it_trains_labels_and_resumes(loop, reward_model, tmp_path, capsys):
         loop(server.urls["grpc"], "--steps", "3")
         first = capsys.readouterr().out.splitlines()
         before = client.run("own-loop")
+        with pytest.raises(SystemExit, match=r"run own-loop is at step 3, .* --resume 3"):
+            loop(server.urls["grpc"], "--steps", "1")
+        with pytest.raises(
+            SystemExit, match=r"no policy at .*step-9; .* has step-1, step-2, step-3"
+        ):
+            loop(server.urls["grpc"], "--resume", "9")
+        capsys.readouterr()
         loop(server.urls["grpc"], "--steps", "2", "--resume", "1")
         again = capsys.readouterr().out.splitlines()
         after = client.run("own-loop")

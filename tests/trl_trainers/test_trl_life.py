@@ -95,6 +95,43 @@ def test_heads_of_deleted_checkpoints_may_go(server, client, policy, run, tmp_pa
     assert found == {1: 0, 2: 0, 3: live[3], 4: live[4]}
 
 
+def test_another_folder_leaves_a_checkpoints_head_alone(server, client, policy, run, tmp_path):
+    """Trainings of one run that share a number: each keeps the head of its own."""
+    saving = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    for folder, again in (("first", False), ("second", True)):
+        with R2M(server.urls["http"], run, method=METHOD, continue_run=again) as r2m:
+            make_trainer("rloo", policy, r2m, tmp_path / folder, **saving).train()
+    live = {head.step: head.head for head in client.heads(run) if head.accepted}
+    aliases = client.run(run).aliases
+    names = ["checkpoint-1", "checkpoint-2", "checkpoint-1.2", "checkpoint-2.2"]
+    assert [aliases[name] for name in names] == [live[1], live[2], live[3], live[4]]
+    with R2M(server.urls["http"], run) as r2m:
+        trainer = make_trainer(
+            "rloo", policy, r2m, tmp_path / "first", **{**saving, "max_steps": 3}
+        )
+        trainer.train(str(tmp_path / "first" / "checkpoint-2"))
+    info = client.run(run)
+    assert (info.branch, info.step, info.aliases["checkpoint-2.2"]) == ("b1", 3, live[4])
+
+
+def test_a_checkpoint_of_another_run(server, client, policy, run, tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 1}
+    with R2M(server.urls["http"], run, method=METHOD) as r2m:
+        make_trainer("rloo", policy, r2m, tmp_path, **saving).train()
+    with R2M(server.urls["http"], f"{run}x"[-90:]) as r2m:
+        trainer = make_trainer("rloo", policy, r2m, tmp_path, max_steps=4)
+        with pytest.raises(TrainingStopped, match=f"is of run '{run}', and R2M was given"):
+            trainer.train(str(tmp_path / "checkpoint-2"))
+
+
+def test_one_r2m_a_trainer(server, policy, run, tmp_path):
+    with R2M(server.urls["http"], run) as one, R2M(server.urls["http"], f"{run}2"[-90:]) as other:
+        trainer = make_trainer("rloo", policy, one, tmp_path)
+        trainer.reward_funcs.append(other)
+        with pytest.raises(TypeError, match="one R2M a trainer"):
+            one.attach(trainer)
+
+
 def test_a_checkpoint_of_another_server(server, client, policy, run, tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 1}
     with R2M(server.urls["http"], run, method=METHOD) as r2m:

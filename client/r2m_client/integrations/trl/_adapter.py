@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from torch import Tensor, nn
@@ -17,9 +16,10 @@ from r2m_client._results import AlignResult
 from r2m_client._samples import Sample
 from r2m_client.integrations.trl import _batches
 from r2m_client.integrations.trl._batches import Batch
+from r2m_client.integrations.trl._kept import KeptCheckpoints
 from r2m_client.integrations.trl._policy import Policy
 from r2m_client.integrations.trl._run import Feedback, Run, Standing
-from r2m_client.integrations.trl._talking import PatientClient, Ranks, logger
+from r2m_client.integrations.trl._talking import PatientClient, Ranks, TrainingStopped, logger
 from r2m_client.integrations.trl._texts import as_sample, schemas
 from r2m_client.split import States
 
@@ -91,7 +91,8 @@ class R2M(TrainerCallback):
         """Work with this trainer; the first reward call does it, from what TRL hands over.
 
         Raises:
-            TypeError: it is neither a GRPOTrainer nor an RLOOTrainer, or has not got the callback.
+            TypeError: it is neither a GRPOTrainer nor an RLOOTrainer, has not got the callback, or
+                has another R2M.
         """
         needed = ("num_generations", "num_iterations", "_step", "_metrics", "_tokenize_prompts")
         if any(not hasattr(trainer, name) for name in needed):
@@ -101,6 +102,8 @@ class R2M(TrainerCallback):
             )
         if self not in trainer.callback_handler.callbacks:
             raise TypeError("R2M is a callback, too: callbacks=[r2m], or its head never follows")
+        if any(isinstance(one, R2M) and one is not self for one in trainer.reward_funcs):
+            raise TypeError("one R2M a trainer: each takes the states of the policy's passes")
         self._trainer = trainer
 
     def __enter__(self) -> Self:
@@ -133,7 +136,7 @@ class R2M(TrainerCallback):
         self, args: Any, state: Any, control: Any, model: nn.Module | None = None, **_: Any
     ) -> None:
         """Find the run's place: the beginning, or where the checkpoint left off."""
-        saved = state.stateful_callbacks.get(self._key) if state.global_step else None
+        saved = self._left_off(state.stateful_callbacks) if state.global_step else None
         self._pending.clear()
         self._open(model, saved, training=True)
         self._save_into(state)
@@ -207,9 +210,13 @@ class R2M(TrainerCallback):
         standing = self._standing
         if standing is None:
             return
-        there = {folder.name for folder in Path(args.output_dir).glob("checkpoint-*")}
         name = f"checkpoint-{state.global_step}"
-        self._ranks.ask(States(), lambda _: self._run.keep(standing, name, {*there, name}))
+        notes = KeptCheckpoints(args.output_dir, self._run.name)
+
+        def keep(_: object) -> None:
+            notes.write(self._run.keep(standing, name, {*notes.there(), name}, notes.read()))
+
+        self._ranks.ask(States(), keep)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A batch that training did not finish is not aligned."""
@@ -227,6 +234,21 @@ class R2M(TrainerCallback):
     def _log(self, level: int, text: str, *values: object) -> None:
         if self._ranks.rank == 0:
             logger.log(level, text, *values)
+
+    def _left_off(self, entries: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """What a checkpoint says of the run.
+
+        Raises:
+            TrainingStopped: it is of another run.
+        """
+        found = entries.get(self._key)
+        others = [key.removeprefix("r2m/") for key in entries if key.startswith("r2m/")]
+        if found is None and others and not self._run.go_on:
+            raise TrainingStopped(
+                f"the checkpoint is of run {others[0]!r}, and R2M was given {self._run.name!r}: "
+                "give it that name, or say R2M(..., continue_run=True) to go on with another head"
+            )
+        return found
 
     def _save_into(self, state: Any) -> None:
         """Into what TRL saves with every checkpoint, as trainer_state.json."""

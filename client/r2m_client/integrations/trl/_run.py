@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -70,6 +70,8 @@ class Run:
         except NotFound:
             info = None
         if info is None or self.method is not None:
+            if info is None:
+                logger.warning("run %s is new", name)  # a typo, maybe
             info = client.create_run(name, policy_hidden_size=width, method=self.method)
         _check(info, width)
         if saved is not None:
@@ -96,19 +98,39 @@ class Run:
         logger.warning("run %s: %s, now on branch %s", self.name, reason, info.branch)
         return info
 
-    def keep(self, at: Standing, checkpoint: str, checkpoints: Collection[str]) -> None:
+    def keep(
+        self,
+        at: Standing,
+        checkpoint: str,
+        checkpoints: Collection[str],
+        kept: Mapping[str, str],
+    ) -> dict[str, str]:
         """Let the server keep what a checkpoint needs to be resumed from: an alias of its name.
 
         Args:
             at: where the run stands.
             checkpoint: its folder's name.
-            checkpoints: those that there are. An alias cannot be deleted: those of the others go
-                to version 0, which is always kept.
+            checkpoints: those that there are.
+            kept: the alias of each that this output folder has had. An alias cannot be deleted:
+                those of folders that are gone go to version 0, which is always kept. Others are
+                somebody else's, and stay.
+
+        Returns:
+            `kept` as it is now.
         """
-        self.client.set_alias(self.name, checkpoint, at.head)
-        for alias, head in self.client.run(self.name).aliases.items():
-            if re.fullmatch(r"checkpoint-\d+", alias) and head and alias not in checkpoints:
-                self.client.set_alias(self.name, alias, 0)
+        alias = kept.get(checkpoint) or self._free(checkpoint)
+        self.client.set_alias(self.name, alias, at.head)
+        for name, old in kept.items():
+            if name not in checkpoints:
+                self.client.set_alias(self.name, old, 0)
+        still = {name: old for name, old in kept.items() if name in checkpoints}
+        return {**still, checkpoint: alias}
+
+    def _free(self, checkpoint: str) -> str:
+        """A checkpoint's name, or the next one like it that nobody needs."""
+        aliases = self.client.run(self.name).aliases
+        names = (f"{checkpoint}.{n}" if n > 1 else checkpoint for n in itertools.count(1))
+        return next(name for name in names if not aliases.get(name))
 
     def score(
         self, at: Standing, batch: Batch, versions: Sequence[int], answers: Answers

@@ -39,6 +39,7 @@ class PatientClient(Client):
         super().__init__(url, timeout=patience, retries=Retry(10**9, base=0.5, cap=10.0))
         self._waiting_since: float | None = None
         self._told = 0.0
+        self._answered = False
 
     def _attempts(self, *, repeatable: bool) -> Attempts:
         return _Telling(self._retry, self._timeout, repeatable=repeatable, tell=self._tell)
@@ -46,6 +47,7 @@ class PatientClient(Client):
     def _send(self, call: Call[T]) -> T:
         self._waiting_since = None
         answer = super()._send(call)
+        self._answered = True
         if self._waiting_since is not None:
             waited = time.monotonic() - self._waiting_since
             logger.warning("%s answers again after %.0f s; training goes on", self.url, waited)
@@ -56,8 +58,13 @@ class PatientClient(Client):
         if self._waiting_since is None or now - self._told >= TELL_EVERY:
             self._waiting_since, self._told = self._waiting_since or now, now
             left = self._waiting_since + self._timeout - now
+            never = "" if self._answered else " (it has never answered: is the URL right?)"
             logger.warning(
-                "%s gives no answer (%s); training waits, for %.0f s at most", self.url, error, left
+                "%s gives no answer%s: %s; training waits, for %.0f s at most",
+                self.url,
+                never,
+                error,
+                left,
             )
 
 
