@@ -70,6 +70,8 @@ class Evidence:
         vanilla_agreement: share of pseudo labels that the vanilla reward shares.
         label_agreement: share of outside labels that the reward shares.
         feedback_gain: mean |r(h) − r(another sample's h)| over the spread.
+        reward_mean: over the used groups' samples, by the head before the update.
+        vanilla_mean: the frozen reward model's, of the same samples.
     """
 
     spread_ratio: float | None = None
@@ -79,6 +81,8 @@ class Evidence:
     vanilla_agreement: float | None = None
     label_agreement: float | None = None
     feedback_gain: float | None = None
+    reward_mean: float | None = None
+    vanilla_mean: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ out over its ranks with `RankStates`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -105,6 +105,10 @@ class States:
         """Let go of some, or of all."""
         for name in list(self._states) if names is None else names:
             self._states.pop(name, None)
+
+    def onto(self, samples: Iterable[Sample]) -> list[Sample]:
+        """The samples with their states, to be sent after all."""
+        return [replace(one, hidden_states=self._states.get(one.id)) for one in samples]
 
     def tokens(self) -> dict[str, int]:
         """How many there are, by id."""

@@ -105,10 +105,11 @@ def _train(
         _quiet()
         from prompts import PROMPTS
         from report import header, line, write_plot, write_summary
-        from training import R2M, StepRow, train
+        from training import StepRow, train
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         from r2m_client import Client
+        from r2m_client.integrations.trl import R2M
 
         policy: Any = AutoModelForCausalLM.from_pretrained(smollm2)
         tokenizer: Any = AutoTokenizer.from_pretrained(smollm2)
@@ -127,8 +128,16 @@ def _train(
                 rows.append(row)
                 console.print(line(row))
 
-            reward = R2M(client, RUN, policy, show=show, doing=status.update)
-            train(policy, tokenizer, reward, PROMPTS, steps=arguments.steps, out=arguments.out)
+            train(
+                policy,
+                tokenizer,
+                R2M(client, RUN),
+                PROMPTS,
+                steps=arguments.steps,
+                out=arguments.out,
+                show=show,
+                doing=status.update,
+            )
         heads = client.heads(RUN)
     seconds = time.monotonic() - started
     write_plot(arguments.out / "demo.png", rows)

@@ -15,10 +15,11 @@ from r2m_service.sources import ELSEWHERE, variable
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
-OTHERS = {"--check", "--part", "--tables"}  # of docs/generate.py and of benchmarks
+OTHERS = {"--check", "--minutes", "--part", "--tables"}  # of docs/generate.py and of benchmarks
 # Of trainers, on their page; of OpenRLHF's the part before a dot or an underscore.
 OF_TRAINERS = {"--apply-chat-template", "--ds", "--remote", "--reward", "--reward-key"}
 OF_TRAINERS |= {"--rm-type", "--rm-url"}
+OF_TRAINERS |= {"--policy", "--resume", "--steps"}  # examples/own_loop.py
 OF_TESTS = {"R2M_TEST_DATA", "R2M_TEST_DATABASE_URL"}
 ADDED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][
     "r2m.commands"

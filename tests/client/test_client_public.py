@@ -97,6 +97,9 @@ def test_both_clients_have_the_same_methods():
     # A stream is made at once by both, and opened by `with` or `async with`.
     streams = ours.pop("score_stream"), theirs.pop("score_stream")
     assert streams[0].parameters == streams[1].parameters
+    # asyncio has futures of its own: create_task(client.score(...)).
+    background = ours.pop("score_async").parameters
+    assert background == ours["score"].parameters
     assert ours == theirs
     assert inspect.signature(Client) == inspect.signature(AsyncClient)
     for name in theirs:

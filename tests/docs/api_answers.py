@@ -13,7 +13,7 @@ VARYING = frozenset(
         *("version", "model", "fingerprint", "device", "dtype", "sha256"),
         *("created_at", "at", "since", "device_seconds"),
         *("tokens", "truncated", "reward", "vanilla_reward"),
-        *("bt", "gre", "kl", "total", "sigma", "gradient_norm"),
+        *("bt", "gre", "kl", "total", "sigma", "gradient_norm", "reward_mean", "vanilla_mean"),
         *("spread_ratio", "rank_correlation"),
         *("u", "v", "ticket"),
         *("accuracy", "low", "high", "correct", "p_value"),

@@ -1,6 +1,7 @@
 """Anchors judge candidates; rejections freeze; people lift it: over HTTP and gRPC."""
 
 import dataclasses
+from statistics import mean
 
 import numpy as np
 import pytest
@@ -277,7 +278,12 @@ def test_states_of_no_set_are_refused(client, run):
 
 def test_evidence_comes_along(client, run):
     client.align(run, step=1, groups=groups(1))
-    found = client.align(run, step=2, groups=groups(2, size=6)).evidence
+    step = groups(2, size=6)
+    scores = client.score([one for group in step for one in group.samples], run=run).scores
+    found = client.align(run, step=2, groups=step).evidence
+    assert found.reward_mean == pytest.approx(mean(one.reward for one in scores), abs=1e-5)
+    vanilla = mean(one.vanilla_reward for one in scores)
+    assert found.vanilla_mean == pytest.approx(vanilla, abs=1e-5)
     assert found.spread_ratio == pytest.approx(1.0, abs=0.2)
     assert found.rank_correlation > 0.8
     assert found.unusable == 0.0

@@ -72,8 +72,15 @@ def evidence_of(groups: Sorted) -> dict[str, Any] | None:
         "label_agreement": _agreement(
             [(one.trained, *one.preferred) for one in labelled if one.preferred is not None]
         ),
+        "reward_mean": _mean(ours),
+        "vanilla_mean": _mean([one.vanilla for one in rewards]),
     }
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _mean(rewards: list[list[float]]) -> float:
+    found = [one for group in rewards for one in group]
+    return math.fsum(found) / len(found)
 
 
 def _length_correlation(rewards: list[Rewards]) -> float | None:

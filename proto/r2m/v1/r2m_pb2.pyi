@@ -997,6 +997,8 @@ class Evidence(google.protobuf.message.Message):
     VANILLA_AGREEMENT_FIELD_NUMBER: builtins.int
     LABEL_AGREEMENT_FIELD_NUMBER: builtins.int
     FEEDBACK_GAIN_FIELD_NUMBER: builtins.int
+    REWARD_MEAN_FIELD_NUMBER: builtins.int
+    VANILLA_MEAN_FIELD_NUMBER: builtins.int
     spread_ratio: builtins.float
     """to version 0, at equal omega"""
     rank_correlation: builtins.float
@@ -1011,6 +1013,10 @@ class Evidence(google.protobuf.message.Message):
     """share of outside labels that the reward shares"""
     feedback_gain: builtins.float
     """mean |r(h) - r(another sample's h)| over the spread"""
+    reward_mean: builtins.float
+    """over the used groups' samples, by the head before the update"""
+    vanilla_mean: builtins.float
+    """the frozen reward model's, of the same samples"""
     def __init__(
         self,
         *,
@@ -1021,9 +1027,11 @@ class Evidence(google.protobuf.message.Message):
         vanilla_agreement: builtins.float | None = ...,
         label_agreement: builtins.float | None = ...,
         feedback_gain: builtins.float | None = ...,
+        reward_mean: builtins.float | None = ...,
+        vanilla_mean: builtins.float | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_feedback_gain", b"_feedback_gain", "_label_agreement", b"_label_agreement", "_length_correlation", b"_length_correlation", "_rank_correlation", b"_rank_correlation", "_spread_ratio", b"_spread_ratio", "_unusable", b"_unusable", "_vanilla_agreement", b"_vanilla_agreement", "feedback_gain", b"feedback_gain", "label_agreement", b"label_agreement", "length_correlation", b"length_correlation", "rank_correlation", b"rank_correlation", "spread_ratio", b"spread_ratio", "unusable", b"unusable", "vanilla_agreement", b"vanilla_agreement"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_feedback_gain", b"_feedback_gain", "_label_agreement", b"_label_agreement", "_length_correlation", b"_length_correlation", "_rank_correlation", b"_rank_correlation", "_spread_ratio", b"_spread_ratio", "_unusable", b"_unusable", "_vanilla_agreement", b"_vanilla_agreement", "feedback_gain", b"feedback_gain", "label_agreement", b"label_agreement", "length_correlation", b"length_correlation", "rank_correlation", b"rank_correlation", "spread_ratio", b"spread_ratio", "unusable", b"unusable", "vanilla_agreement", b"vanilla_agreement"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_feedback_gain", b"_feedback_gain", "_label_agreement", b"_label_agreement", "_length_correlation", b"_length_correlation", "_rank_correlation", b"_rank_correlation", "_reward_mean", b"_reward_mean", "_spread_ratio", b"_spread_ratio", "_unusable", b"_unusable", "_vanilla_agreement", b"_vanilla_agreement", "_vanilla_mean", b"_vanilla_mean", "feedback_gain", b"feedback_gain", "label_agreement", b"label_agreement", "length_correlation", b"length_correlation", "rank_correlation", b"rank_correlation", "reward_mean", b"reward_mean", "spread_ratio", b"spread_ratio", "unusable", b"unusable", "vanilla_agreement", b"vanilla_agreement", "vanilla_mean", b"vanilla_mean"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_feedback_gain", b"_feedback_gain", "_label_agreement", b"_label_agreement", "_length_correlation", b"_length_correlation", "_rank_correlation", b"_rank_correlation", "_reward_mean", b"_reward_mean", "_spread_ratio", b"_spread_ratio", "_unusable", b"_unusable", "_vanilla_agreement", b"_vanilla_agreement", "_vanilla_mean", b"_vanilla_mean", "feedback_gain", b"feedback_gain", "label_agreement", b"label_agreement", "length_correlation", b"length_correlation", "rank_correlation", b"rank_correlation", "reward_mean", b"reward_mean", "spread_ratio", b"spread_ratio", "unusable", b"unusable", "vanilla_agreement", b"vanilla_agreement", "vanilla_mean", b"vanilla_mean"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_feedback_gain", b"_feedback_gain"]) -> typing.Literal["feedback_gain"] | None: ...
     @typing.overload
@@ -1033,11 +1041,15 @@ class Evidence(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_rank_correlation", b"_rank_correlation"]) -> typing.Literal["rank_correlation"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_reward_mean", b"_reward_mean"]) -> typing.Literal["reward_mean"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_spread_ratio", b"_spread_ratio"]) -> typing.Literal["spread_ratio"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_unusable", b"_unusable"]) -> typing.Literal["unusable"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_vanilla_agreement", b"_vanilla_agreement"]) -> typing.Literal["vanilla_agreement"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_vanilla_mean", b"_vanilla_mean"]) -> typing.Literal["vanilla_mean"] | None: ...
 
 global___Evidence = Evidence
 

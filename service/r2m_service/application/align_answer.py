@@ -19,6 +19,7 @@ from r2m_service.domain.evidence import (
     agreement,
     feedback_gain,
     length_correlation,
+    mean_of,
     pseudo_label,
 )
 from r2m_service.domain.gate import Drift, measure_drift
@@ -62,6 +63,8 @@ def evidence_out(update: Update, results: list[GroupResult]) -> EvidenceOut | No
             [(one.rewards, *one.preferred) for one in measured if one.preferred is not None]
         ),
         feedback_gain=feedback_gain(rewards, [one.other for one in measured]),
+        reward_mean=mean_of(rewards),
+        vanilla_mean=mean_of([one.vanilla for one in measured]),
     )
 
 

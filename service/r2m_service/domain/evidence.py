@@ -1,6 +1,6 @@
 """Live evidence beside the gate: numbers that inform and never decide (docs/algorithm.md).
 
-All of it is within groups: what is common to a group never reaches an advantage.
+All but the means are within groups: what is common to a group never reaches an advantage.
 """
 
 from __future__ import annotations
@@ -13,6 +13,12 @@ from r2m_service.domain.gate import SPREAD_FLOOR
 
 Pairs = Sequence[tuple[Sequence[float], int, int]]
 """Rewards of a group, and the places of its winner and its loser."""
+
+
+def mean_of(rewards: Groups) -> float | None:
+    """Mean over all samples; None where there is none."""
+    found = [one for group in rewards for one in group]
+    return math.fsum(found) / len(found) if found else None
 
 
 def length_correlation(rewards: Groups, tokens: Sequence[Sequence[int]]) -> float | None:

@@ -172,3 +172,9 @@ class EvidenceOut(Answer):
     feedback_gain: float | None = Field(
         default=None, description="mean |r(h) - r(another sample's h)| over the spread"
     )
+    reward_mean: float | None = Field(
+        default=None, description="over the used groups' samples, by the head before the update"
+    )
+    vanilla_mean: float | None = Field(
+        default=None, description="the frozen reward model's, of the same samples"
+    )

@@ -27,6 +27,7 @@ from r2m_service.transports.http.docs import DocumentedApp, operation
 from r2m_service.transports.http.labels import labels
 from r2m_service.transports.http.metrics import Scrape
 from r2m_service.transports.http.metrics import metrics as metrics_route
+from r2m_service.transports.http.page import page
 from r2m_service.transports.http.runs import heads, runs
 from r2m_service.transports.http.scoring import scoring
 from r2m_service.transports.interface import Application
@@ -89,6 +90,7 @@ def build_app(
         labels(application, intake),
         compat(application, intake, run=compat_run),
         _server(application, budget, requests),
+        page(),
     ):
         app.include_router(router)
     if scrape is not None:
