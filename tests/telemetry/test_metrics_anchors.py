@@ -8,6 +8,14 @@ from support.scraping import scrape
 
 from r2m.statistics import wilson
 from r2m_client import AnchorStates, Pair, Sample
+from r2m_service.telemetry.catalogue import (
+    RUN_ACCURACY,
+    RUN_ACCURACY_HIGH,
+    RUN_ACCURACY_LOW,
+    RUN_PAIRS,
+)
+from r2m_service.telemetry.families import Families
+from r2m_service.telemetry.runs import _show_look
 
 GATE = {"anchors_every": 2, "anchors_margin": 0.3, "anchors_looks": 1, "anchors_alpha": 0.4}
 PAIRS = 40
@@ -47,6 +55,7 @@ def test_the_last_look_stays_until_the_next(client, server, run_name):
     shown = [AnchorStates(one.id, states(2 * n), states(2 * n + 1)) for n, one in enumerate(pairs)]
     judged = client.align(run_name, step=2, groups=groups(2), anchors=shown)
     assert judged.anchors is not None
+    assert scrape(server).get(name, run=run_name, head="live") is not None
     client.align(run_name, step=3, groups=groups(3))  # no look: the last one stays
     found = scrape(server)
     look = judged.anchors
@@ -64,3 +73,21 @@ def test_the_last_look_stays_until_the_next(client, server, run_name):
     # Another set has not been looked at yet.
     client.put_anchors(run_name, pairs[:-1])
     assert scrape(server).get(name, run=run_name, head="live") is None
+
+
+@pytest.mark.parametrize(("accepted", "live"), [(True, 0.75), (False, 0.5)])
+def test_live_is_what_the_step_left(accepted, live):
+    out = Families([RUN_PAIRS, RUN_ACCURACY, RUN_ACCURACY_LOW, RUN_ACCURACY_HIGH])
+    look = {
+        "pairs": 8,
+        "accuracy": 0.75,
+        "reference": {"accuracy": 0.625},
+        "live": {"accuracy": 0.5},
+    }
+    _show_look(out, "a", look, accepted=accepted)
+    (found,) = [one for one in out.found() if one.name == RUN_ACCURACY.name]
+    assert {one.labels["head"]: one.value for one in found.samples} == {
+        "candidate": 0.75,
+        "reference": 0.625,
+        "live": live,
+    }

@@ -10,7 +10,7 @@ from support.scraping import scrape
 from support.serving import running
 
 from r2m.errors import Code, Problem
-from r2m_client import Client, Label, NotFound
+from r2m_client import Client, Label, NotFound, Sample
 from r2m_service.domain.audit import BASELINE, WINDOW
 
 METHOD = {"width": 16, "learning_rate": 1e-4}
@@ -129,6 +129,26 @@ def test_samples_batches_and_caches(client, server, run_name):
     assert after.since(before, "r2m_batch_stage_seconds_count", stage="head") == count >= 2
     assert after.since(before, "r2m_cache_hits_total", cache="embeddings") >= 4
     assert after.get("r2m_cache_bytes", cache="embeddings") > 0
+
+
+def test_what_the_backbone_reads(client, server, run_name):
+    def read(kind):
+        return scrape(server).get("r2m_backbone_tokens_total", kind=kind)
+
+    def ask(*responses):
+        texts = [
+            Sample(id=f"s{n}", prompt=run_name, response=one) for n, one in enumerate(responses)
+        ]
+        return sum(one.tokens for one in client.score(texts).scores)
+
+    text, padding = read("text"), read("padding")
+    text += ask("Once.")
+    assert (read("text"), read("padding")) == (text, padding)
+    ask("Once.")  # from the cache
+    assert (read("text"), read("padding")) == (text, padding)
+    text += ask("How do I bake bread?", "Bake bread with flour and water.")
+    assert read("text") == text
+    assert read("padding") > padding
 
 
 def test_rewards_of_a_run(client, server, run_name):
