@@ -113,6 +113,15 @@ def test_a_gpu_has_its_resource_its_toleration_and_its_image():
     assert only(golden("gpu_hub"), "PersistentVolumeClaim", "r2m-cache")
 
 
+def test_settings_of_every_type_arrive_as_they_were_written():
+    given = environment(golden("gpu_hub"))
+    wanted = {
+        "R2M_DRAIN_SECONDS": "40.5", "R2M_CACHE_BYTES": "17179869184", "R2M_DTYPE": "bfloat16",
+        "R2M_COMPILE": "true", "R2M_TRUST_REMOTE_CODE": "false", "R2M_MAX_LENGTH": "4096",
+    }  # fmt: skip
+    assert wanted.items() <= given.items()
+
+
 def test_the_server_sees_hashes_of_keys_alone():
     volumes = only(golden("least"), "Deployment")["spec"]["template"]["spec"]["volumes"]
     (keys,) = [one["secret"] for one in volumes if one["name"] == "keys"]
