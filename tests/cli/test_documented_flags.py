@@ -23,7 +23,6 @@ OF_TRAINERS |= {"--policy", "--resume", "--steps"}  # examples/own_loop.py
 # Of docker, helm and kubectl, on theirs; and of keys, which are on their way.
 OF_DEPLOY = {"--build-arg", "--from-literal", "--no-deps", "--profile", "--reset-then-reuse-values"}
 OF_DEPLOY |= {"--reuse-values", "--rm", "--secret", "--set", "--keys", "--name", "--scope"}
-COMING = {"R2M_KEYS", "R2M_INSECURE"}
 OF_TESTS = {"R2M_TEST_DATA", "R2M_TEST_DATABASE_URL"}
 ADDED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][
     "r2m.commands"
@@ -69,7 +68,7 @@ def test_flags_and_variables_of_a_page_exist(page):
     if page.name == "deploy.md":
         known |= OF_DEPLOY
     assert set(FLAG.findall(text)) <= known
-    variables = {variable(name) for name in Settings.model_fields} | ELSEWHERE | OF_TESTS | COMING
+    variables = {variable(name) for name in Settings.model_fields} | ELSEWHERE | OF_TESTS
     assert set(re.findall(r"\bR2M_[A-Z_]*[A-Z]\b", text)) <= variables
 
 

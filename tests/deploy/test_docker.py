@@ -23,7 +23,6 @@ from r2m_service.sources import variable
 DOCKER = ROOT / "docker"
 FILES = ("Dockerfile", "Dockerfile.cuda")
 COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
-COMING = {"R2M_OPS", "R2M_KEYS", "R2M_INSECURE"}
 """As in test_chart_objects.py."""
 
 
@@ -178,7 +177,7 @@ def test_the_composed_server_is_locked_down_and_has_time_to_drain():
 
 def test_compose_gives_settings_that_exist():
     given = {one for one in COMPOSE["services"]["r2m"]["environment"] if one.startswith("R2M_")}
-    assert given <= {variable(name) for name in Settings.model_fields} | COMING
+    assert given <= {variable(name) for name in Settings.model_fields}
 
 
 def test_prometheus_asks_the_port_of_the_server_under_the_rules_name():
