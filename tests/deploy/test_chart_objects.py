@@ -10,6 +10,23 @@ from r2m_service.settings import Settings
 from r2m_service.sources import ELSEWHERE, variable
 
 NAMES = [path.stem for path in VALUES]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("version", ["1.27", "1.32"])
+def test_the_clusters_schemas_take_every_object(name, version):
+    found = golden(name)
+    assert found
+    for one in found:
+        if one["kind"] not in EXTENSIONS:
+            kubernetes_validate.validate(one, version, strict=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_variable_is_a_setting(name):
+    pods = [only(golden(name), "Deployment")["spec"]["template"]["spec"]]
+    pods.append(only(golden(name), "Pod")["spec"])
+    given = {one["name"] for pod in pods for one in pod["containers"][0]["env"]}
     known = {variable(one) for one in Settings.model_fields} | ELSEWHERE
     assert {one for one in given if one.startswith("R2M_")} <= known
 
