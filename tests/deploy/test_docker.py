@@ -23,7 +23,6 @@ from r2m_service.sources import variable
 DOCKER = ROOT / "docker"
 FILES = ("Dockerfile", "Dockerfile.cuda")
 COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
-"""As in test_chart_objects.py."""
 
 
 def steps(name):
