@@ -108,6 +108,7 @@ def test_three_steps_of_algorithm_1(client, run_name, by_transformers):
     held_out = samples(9, count=5)
     with torch.no_grad():
         expected = naive(held_out, omega(STEPS + 1))
+    # By weights that three steps of Adam have left as far apart as rounding does, see above.
     assert client.score(held_out, run=run_name).rewards == pytest.approx(
-        expected.tolist(), abs=1e-5 * max(float(expected.std()), 1e-2)
+        expected.tolist(), abs=3e-5 * max(float(expected.std()), 1e-2)
     )

@@ -133,4 +133,6 @@ def test_a_signal_that_comes_before_the_server_is_built_ends_it(reward_model, tm
     # Its own handler, not the default: process 1 of a container has no default.
     one = Process(reward_model, tmp_path, first=TERM_AT_IMPORT)
     output, _ = one.process.communicate(timeout=60)
-    assert (one.process.returncode, output) == (143, "")
+    assert one.process.returncode == 143
+    # What it said before; and no traceback.
+    assert all("access: no keys" in line for line in output.splitlines()), output

@@ -59,9 +59,13 @@ def bearer(name):
     return {"authorization": f"Bearer {RING.texts.get(name, name)}"}
 
 
+async def scrape(accept):
+    return b"", "text/plain"
+
+
 @contextlib.asynccontextmanager
 async def guarded():
-    async with serving(gate=Gate(RING, now=lambda: NOW)) as wires:
+    async with serving(gate=Gate(RING, now=lambda: NOW), scrape=scrape) as wires:
         yield wires
 
 
@@ -80,7 +84,7 @@ def routes(app):
 
 
 def test_every_route_and_every_method_has_a_scope():
-    app = build_app(FakeApplication(), max_body_bytes=1)
+    app = build_app(FakeApplication(), max_body_bytes=1, scrape=scrape)
     of_app = routes(app)
     # A plain route, or an application mounted, would pass by the door.
     assert all(isinstance(one, APIRoute) for one in of_app)
@@ -99,7 +103,7 @@ def test_every_route_and_every_method_has_a_scope():
 
 def calls_over_http():
     """(route's name, verb, path) of all, with the run `theirs` where there is one."""
-    app = build_app(FakeApplication(), max_body_bytes=1)
+    app = build_app(FakeApplication(), max_body_bytes=1, scrape=scrape)
     return [
         (one.name, verb, re.sub(r"{(\w+)}", lambda found: GIVEN[found[1]], one.path))
         for one in routes(app)

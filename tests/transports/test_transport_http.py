@@ -76,7 +76,7 @@ async def test_liveness_and_readiness():
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "not_found"),
+        ("GET", "/nothing", 404, "not_found"),
         ("GET", "/docs", 404, "not_found"),
         ("POST", "/v1/runs/a/nothing", 404, "not_found"),
         ("GET", "/v1/runs/", 404, "not_found"),

@@ -133,6 +133,7 @@ async def serving(application: Any = None, **settings: Any):
         "idle_seconds": settings.get("idle_seconds", 5.0),
         "gate": settings.get("gate"),
         "compat_run": settings.get("compat_run"),
+        "scrape": settings.get("scrape"),
     }
     app = build_app(application, **http_settings)
     server = build_grpc(

@@ -126,17 +126,13 @@ class BatchScorer:
         if head is None:
             return [_scored(value, value, None) for value in vanilla_N.tolist()]
         queries_NP = head.queries(rte_NR) if head.attends else None
-        c_NP = None
+        contexts: list[Tensor] | None = None
         if queries_NP is not None:
-            c_NP = torch.stack(
-                [
-                    _pooled(work, one, states, u_P)
-                    for work, one, states, u_P in zip(
-                        works, encoded, uploaded, queries_NP, strict=True
-                    )
-                ]
-            )
-        parts = head.parts(rte_NR, c_NP)
+            contexts = [
+                _pooled(work, one, states, u_P)
+                for work, one, states, u_P in zip(works, encoded, uploaded, queries_NP, strict=True)
+            ]
+        parts = _parts(head, [one.rte_R for one in encoded], contexts)
         if head.attends:
             parts = _with_told(parts, works)
         both_2N = torch.stack([parts.rewards(omega), vanilla_N]).tolist()
@@ -148,7 +144,7 @@ class BatchScorer:
                 found.append(Queried(asked[row].copy()))
                 continue
             told = None if work.item.split is None else work.item.split.fused
-            c_P = None if c_NP is None or told is not None else c_NP[row]
+            c_P = None if contexts is None or told is not None else contexts[row]
             if c_P is not None and not math.isfinite(reward):
                 problem = why_not_finite(work.item, encoded[row], c_P)
                 if problem is not None:
@@ -185,6 +181,23 @@ def _pooled(work: ScoreWork, encoded: Embedded, uploaded: States | None, u_P: Te
     if work.item.split is not None:
         return torch.zeros_like(u_P)
     return pool_states(own_states(encoded) if uploaded is None else uploaded, u_P).c_P
+
+
+def _parts(head: Head, rtes: Sequence[Tensor], contexts: Sequence[Tensor] | None) -> Parts:
+    """Rewards before ω: on a GPU all at once, on a CPU one by one.
+
+    There a product over one row is as quick, and its bits do not depend on the rows beside it.
+    """
+    if rtes[0].device.type != "cpu":
+        return head.parts(
+            torch.stack(list(rtes)), None if contexts is None else torch.stack(list(contexts))
+        )
+    each = [
+        head.parts(rte_R[None], None if contexts is None else contexts[row][None])
+        for row, rte_R in enumerate(rtes)
+    ]
+    fused_N = torch.cat([one.fused_N for one in each])
+    return Parts(fused_N, torch.cat([one.base_N for one in each]), each[0].bias)
 
 
 def _asks(work: ScoreWork) -> bool:
