@@ -57,7 +57,7 @@ kills: install ## Kill a server at random instants and at each write (KILLS=200)
 	@R2M_TEST_KILLS=$(KILLS) $(BIN)/python -m pytest tests/scenario/test_invariant_3_nothing_lost.py -s
 
 .PHONY: bench
-bench: install bench-peers ## Measure against the limit and the peers: 20 to 30 minutes on two quiet cores
+bench: install bench-peers ## Measure against the limit and the peers: under 20 minutes on two quiet cores
 	@PYTHONPATH=benchmarks $(BIN)/python -m bench $(BENCH)
 
 .PHONY: bench-gpu
