@@ -20,6 +20,7 @@ import torch
 
 from bench import feedback_load, machine
 from bench import load as http_load
+from bench.feedback import ARMS
 from bench.measure import interleaved
 from bench.models import save_random_model
 from bench.report import Table
@@ -180,19 +181,6 @@ def _pooling(
     made.keys["gpu_pool_bandwidth_share"] = rate / bandwidth
 
 
-FEEDBACK: Mapping[str, tuple[feedback_load.Mode, feedback_load.Way]] = {
-    "none, stream": ("none", "stream"),
-    "none, stream again": ("none", "stream"),
-    "bf16, stream": ("bfloat16", "stream"),
-    "int8, stream": ("int8", "stream"),
-    "none, calls": ("none", "calls"),
-    "split, calls": ("split", "calls"),
-    "none, score + align": ("none", "step"),
-    "bf16, score + align": ("bfloat16", "step"),
-    "split, score + align": ("split", "step"),
-}
-
-
 def _server(
     made: Table,
     model: Path,
@@ -238,7 +226,7 @@ def _server(
             "bare model, windows of 32": lambda: size.calls / bare(texts(), 32),
             "bf16, stream": partial(fed, "bfloat16", "stream"),
             f"server, {scale.headline} callers": called,
-            **{name: partial(fed, *arm) for name, arm in FEEDBACK.items()},
+            **{name: partial(fed, *arm) for name, arm in ARMS.items()},
         }
         warm = dict(list(arms.items())[:3])  # chooses kernels, for the model and the attention
         interleaved(warm, rounds=1, say=lambda what: say(f"warm-up, {what}"))
