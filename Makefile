@@ -11,6 +11,7 @@ MINUTES ?= 20
 KILLS ?= 200
 MODEL ?=
 BENCH ?=
+LAB ?=
 
 # Two spinning threads on two shared cores are slower than one, and sums depend on their number.
 export OMP_NUM_THREADS ?= 1
@@ -67,6 +68,10 @@ bench-gpu: install ## The same on a GPU, with a Llama-8B-shaped random model
 .PHONY: bench-peers
 bench-peers: install
 	@$(BIN)/pip show -q mosec litserve 2>/dev/null || $(BIN)/pip install -q -e '.[bench]'
+
+.PHONY: lab
+lab: install ## Does R2M pay? The core in 10 minutes on two quiet cores (LAB=--all: everything, 90)
+	@PYTHONPATH=benchmarks $(BIN)/python -m lab $(LAB)
 
 .PHONY: check
 check: install proto-check ## Format, lint, types, layers, generated code

@@ -15,7 +15,6 @@ from bench.machine import ROOT
 
 OUT = ROOT / "out" / "bench"
 PAGE = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 Cell = str | float | int | None
 
 
@@ -118,17 +117,20 @@ def machine_line(machine: dict[str, Any]) -> str:
     )
 
 
-def write_page(summary: Path, page: Path) -> None:
-    """Put the section between the page's two marks."""
-    text = page.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        raise ValueError(f"{page} has no {BEGIN} … {END}")
-    made = section(json.loads(summary.read_text()))
-    page.write_text(f"{before}{BEGIN}\n\n{made}\n\n{END}{after}")
+def replace_between(page: Path, name: str, made: str) -> None:
+    """Put a section between a page's two marks of that name.
+
+    Raises:
+        ValueError: the page does not have them.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, first, rest = page.read_text().partition(begin)
+    _, mark, after = rest.partition(end)
+    if not first or not mark:
+        raise ValueError(f"{page} has no {begin} … {end}")
+    page.write_text(f"{before}{begin}\n\n{made}\n\n{end}{after}")
 
 
 if __name__ == "__main__":
-    write_page(OUT / "summary.json", PAGE)
+    replace_between(PAGE, "bench", section(json.loads((OUT / "summary.json").read_text())))
     print(f"wrote {PAGE.relative_to(ROOT)}")

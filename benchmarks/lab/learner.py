@@ -16,6 +16,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from r2m_service.domain.evidence import feedback_gain
 from r2m_service.domain.gate import decide, measure_drift
 from r2m_service.domain.method import MethodSettings, with_defaults
 from r2m_service.modeling.attention import pool
@@ -59,6 +60,7 @@ class Aligned:
     sigma: float | None = None
     spread_ratio: float | None = None
     rank_correlation: float | None = None
+    feedback_gain: float | None = None
 
 
 def method_of(given: Mapping[str, Any], *, state_width: int, attends: bool) -> MethodSettings:
@@ -178,7 +180,22 @@ class Learner:
             sigma=sum(float(sigma(one.rewards.r_K)) for one in used) / len(used),
             spread_ratio=drift.spread_ratio if drift else None,
             rank_correlation=drift.rank_correlation if drift else None,
+            feedback_gain=self._gain(used[:own]),
         )
+
+    def _gain(self, measured: Sequence[_Measured]) -> float | None:
+        """What rewards lose where each group has the states of the one before."""
+        if not measured or not self.head.attends or self.head.blind:
+            return None
+        own = [one.rewards.r_K.tolist() for one in measured]
+        other = []
+        for place, one in enumerate(measured):
+            theirs = measured[place - 1].group.states
+            assert theirs is not None
+            states = [theirs[at % len(theirs)] for at in range(len(one.group.rte_KR))]
+            parts = _parts(self.head, one.group.rte_KR, states)
+            other.append(parts.rewards(self.omega).tolist())
+        return feedback_gain(own, other)
 
     def _teaches(self, group: Group) -> bool:
         return group.preferred is not None or self.method.labels != "outside_only"

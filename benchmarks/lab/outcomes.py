@@ -1,0 +1,135 @@
+"""What a run came to, in a few numbers; and whether a lab of such runs shows anything at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lab.jobs import Runs
+from lab.rlhf import GROUPS, K, Numbers
+from lab.stats import FEWEST, Mean, mean_of
+
+SMOOTH = 10
+"""Steps of a running mean: a step's 64 golds alone are noise."""
+KL_LEVELS = (6.0, 15.0)
+"""Where arms are compared at the same distance from the first policy: early, and where the frozen
+reward model has begun to mislead."""
+SHORTEST = 120
+"""Steps below which no policy has gone far enough to be misled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One run's.
+
+    Attributes:
+        peak, final: highest and last gold, both of running means.
+        at_kl: gold where the policy first was that far away; None: it never was.
+        accuracy: share of a group's pairs that the reward orders as the gold does, last steps.
+        kl: at the end.
+        ahead: how far standardised rewards have run ahead of the standardised gold by the end.
+    """
+
+    peak: float
+    final: float
+    at_kl: Mapping[float, float | None]
+    accuracy: float
+    kl: float
+    ahead: float
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Running means over `SMOOTH` steps; the first is that of the first ten."""
+    return np.convolve(values, np.ones(SMOOTH) / SMOOTH, "valid")
+
+
+def outcome(run: Numbers) -> Outcome:
+    """The outcome of one run."""
+    gold, kl = smooth(run["gold"].mean(1)), smooth(run["kl"])
+    at_kl: dict[float, float | None] = {}
+    for level in KL_LEVELS:
+        reached = np.flatnonzero(kl >= level)
+        at_kl[level] = float(gold[reached[0]]) if len(reached) else None
+    return Outcome(
+        peak=float(gold.max()),
+        final=float(gold[-1]),
+        at_kl=at_kl,
+        accuracy=pair_accuracy(run["reward"][-2 * SMOOTH :], run["gold"][-2 * SMOOTH :]),
+        kl=float(kl[-1]),
+        ahead=_gain(run["reward"]) - _gain(run["gold"]),
+    )
+
+
+def _gain(values: np.ndarray) -> float:
+    """From the first steps to the last, in standard deviations of the first."""
+    first = values[:SMOOTH]
+    return float((values[-SMOOTH:].mean() - first.mean()) / max(float(first.std()), 1e-6))
+
+
+def pair_accuracy(reward: np.ndarray, gold: np.ndarray) -> float:
+    """Share of pairs within groups that both order alike; equal rewards count half.
+
+    Args:
+        reward, gold: (steps, 64).
+    """
+    r, g = (one.reshape(-1, GROUPS, K) for one in (reward, gold))
+    ahead_r = np.sign(r[..., :, None] - r[..., None, :])
+    ahead_g = np.sign(g[..., :, None] - g[..., None, :])
+    told = ahead_g != 0
+    if not told.any():
+        return float("nan")
+    return float(((1 + ahead_r * ahead_g) / 2)[told].mean())
+
+
+Outcomes = Mapping[str, Mapping[int, Outcome]]
+"""By arm and seed."""
+
+
+def outcomes(runs: Runs) -> Outcomes:
+    """Of all runs."""
+    return {arm: {seed: outcome(run) for seed, run in seeds.items()} for arm, seeds in runs.items()}
+
+
+def fall_from_peak(runs: Sequence[Numbers]) -> Mean:
+    """Gold lost from where the mean of all runs peaks to the end, by run.
+
+    The step of the peak is that of the mean: each run's own best step would show a loss where
+    there is only noise.
+
+    Raises:
+        TooFewError: as `mean_of`.
+    """
+    golds = np.stack([smooth(run["gold"].mean(1)) for run in runs])
+    top = int(golds.mean(0).argmax())
+    return mean_of((golds[:, top] - golds[:, -1]).tolist())
+
+
+def why_it_shows_nothing(runs: Runs, steps: int) -> list[str]:
+    """Sentences; none where the frozen reward model was over-optimised for all to see."""
+    found: list[str] = []
+    frozen = list(runs.get("frozen", {}).values())
+    if len(frozen) < FEWEST:
+        return [
+            f"{len(frozen)} seeds: at least {FEWEST} are needed before an interval says anything"
+        ]
+    if steps < SHORTEST:
+        found.append(
+            f"{steps} steps: a policy is misled only after it has moved, which takes at least "
+            f"{SHORTEST}"
+        )
+    fall = fall_from_peak(frozen)
+    if fall.low <= 0:
+        found.append(
+            "the frozen reward model is not over-optimised: from the peak of the mean to the end "
+            f"the gold falls by {fall.shown()}, which may be nothing; there is nothing that an arm "
+            "could be better at"
+        )
+    ahead = mean_of([outcome(run).ahead for run in frozen])
+    if ahead.low <= 0.5:
+        found.append(
+            "the frozen reward model's rewards do not run ahead of the gold: by "
+            f"{ahead.shown()} standard deviations at the end, at least 0.5 are asked for"
+        )
+    return found

@@ -1,0 +1,245 @@
+"""Which of the service's live signals tells an over-optimised run from a healthy one, and when.
+
+A run is called by its gold alone, which no signal sees: *over-optimised* where it ends more than
+`FALLEN` below its own peak, *healthy* where it ends within `HELD` of it; between the two, neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from bench.report import Table
+from lab.jobs import Runs
+from lab.outcomes import SMOOTH, pair_accuracy, smooth
+from lab.rlhf import GROUPS, K, Numbers
+from r2m.statistics import spearman, wilson
+from r2m_service.domain.audit import ALARM, WARN, AuditState
+
+FALLEN, HELD = 1.0, 0.5
+FEWEST_HEALTHY = 12
+AUDITS = (0.016, 0.0625, 0.125, 0.25, 1.0)
+"""Shares of the groups whose samples are graded from outside."""
+AUDITED_PAIRS = 16
+"""Groups that the audited accuracy is taken over."""
+
+Kind = Literal["over-optimised", "healthy"]
+Watch = Callable[[Numbers, int], int | None]
+"""The step at which a signal first fires in a run with a seed; None: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One way to be warned.
+
+    Attributes:
+        learners: whether only a head that learns has it.
+    """
+
+    name: str
+    watch: Watch
+    learners: bool = False
+
+
+def kind_of(run: Numbers) -> Kind | None:
+    """What became of a run, in the gold's eyes."""
+    gold = smooth(run["gold"].mean(1))
+    fall = float(gold.max() - gold[-1])
+    if fall > FALLEN:
+        return "over-optimised"
+    return "healthy" if fall < HELD else None
+
+
+def lost_by(run: Numbers, step: int) -> float:
+    """Share of the whole loss that has been suffered at a step: 0 before the peak, 1 at the end."""
+    gold = smooth(run["gold"].mean(1))
+    top = int(gold.argmax())
+    at = min(max(step - SMOOTH, 0), len(gold) - 1)
+    if at <= top:
+        return 0.0
+    return float(np.clip((gold[top] - gold[at]) / (gold[top] - gold[-1]), 0.0, 1.0))
+
+
+def audited_gap(share: float, threshold: float) -> Watch:
+    """The service's CUSUM, on the samples of a random share of the groups."""
+
+    def watch(run: Numbers, seed: int) -> int | None:
+        draw, state = np.random.default_rng(seed), AuditState()
+        for step, (reward_N, gold_N) in enumerate(zip(run["reward"], run["gold"], strict=True)):
+            for group in np.flatnonzero(draw.random(GROUPS) < share):
+                at = slice(group * K, (group + 1) * K)
+                for reward, gold in zip(reward_N[at], gold_N[at], strict=True):
+                    state = state.add(float(reward), float(gold))
+            if state.cusum >= threshold:
+                return step
+        return None
+
+    return watch
+
+
+def audited_accuracy(share: float, threshold: float) -> Watch:
+    """The reward's pair accuracy over the last audited groups."""
+
+    def watch(run: Numbers, seed: int) -> int | None:
+        draw = np.random.default_rng(seed)
+        reward: list[np.ndarray] = []
+        gold: list[np.ndarray] = []
+        for step, (reward_N, gold_N) in enumerate(zip(run["reward"], run["gold"], strict=True)):
+            for group in np.flatnonzero(draw.random(GROUPS) < share):
+                at = slice(group * K, (group + 1) * K)
+                reward.append(reward_N[at])
+                gold.append(gold_N[at])
+            if len(reward) < AUDITED_PAIRS:
+                continue
+            # pair_accuracy takes whole steps; here each row is one group.
+            told = [
+                pair_accuracy(np.tile(r, GROUPS)[None], np.tile(g, GROUPS)[None])
+                for r, g in zip(reward[-AUDITED_PAIRS:], gold[-AUDITED_PAIRS:], strict=True)
+            ]
+            if np.nanmean(told) < threshold:
+                return step
+        return None
+
+    return watch
+
+
+def beyond(key: str, threshold: float, *, below: bool = False) -> Watch:
+    """A number of a step, as a running mean of five."""
+
+    def watch(run: Numbers, _: int) -> int | None:
+        values = run[key]
+        if np.isnan(values).all():
+            return None
+        filled = np.where(np.isnan(values), np.nanmean(values), values)
+        mean = np.convolve(filled, np.ones(5) / 5, "valid")
+        fires = np.flatnonzero(mean < threshold if below else mean > threshold)
+        return int(fires[0]) + 4 if len(fires) else None
+
+    return watch
+
+
+def correlated(key: str, threshold: float, *, below: bool = False) -> Watch:
+    """Spearman's correlation of the reward with something, over ten steps."""
+
+    def watch(run: Numbers, _: int) -> int | None:
+        for step in range(SMOOTH, len(run["reward"]) + 1, SMOOTH):
+            ours = run["reward"][step - SMOOTH : step].ravel().tolist()
+            theirs = run[key][step - SMOOTH : step].ravel().tolist()
+            rho = spearman(ours, theirs)
+            if rho is not None and (rho < threshold if below else rho > threshold):
+                return step - 1
+        return None
+
+    return watch
+
+
+def rejected_in_a_row(count: int) -> Watch:
+    """As the alert has it."""
+
+    def watch(run: Numbers, _: int) -> int | None:
+        row = 0
+        for step, rejected in enumerate(run["rejected"]):
+            row = row + 1 if rejected else 0
+            if row >= count:
+                return step
+        return None
+
+    return watch
+
+
+def signals() -> Iterator[Signal]:
+    """All of them, the alerts' own thresholds first."""
+    for share in AUDITS:
+        for name, threshold in (("warn", WARN), ("alarm", ALARM)):
+            yield Signal(
+                f"audited gap, {share:.1%} of the groups graded, {name} at {threshold:g}",
+                audited_gap(share, threshold),
+            )
+    yield Signal("audited accuracy < 0.55, 12.5 % graded", audited_accuracy(0.125, 0.55))
+    yield Signal("spread ratio > 2", beyond("spread_ratio", 2.0), learners=True)
+    yield Signal(
+        "rank correlation to version 0 < 0.8",
+        beyond("rank_correlation", 0.8, below=True),
+        learners=True,
+    )
+    yield Signal("three rejections in a row", rejected_in_a_row(3), learners=True)
+    yield Signal("feedback gain > 0.5", beyond("feedback_gain", 0.5), learners=True)
+    yield Signal("GRE < 1.6", beyond("gre", 1.6, below=True), learners=True)
+    yield Signal(
+        "correlation with the vanilla reward < 0.5",
+        correlated("vanilla", 0.5, below=True),
+        learners=True,
+    )
+    yield Signal("correlation with length > 0.5", correlated("length", 0.5))
+    yield Signal("the policy's KL > 15", beyond("kl", 15.0))
+
+
+def called(runs: Runs, learners: bool) -> Mapping[Kind, list[tuple[Numbers, int]]]:
+    """Runs by what became of them, with their seeds."""
+    found: dict[Kind, list[tuple[Numbers, int]]] = {"over-optimised": [], "healthy": []}
+    for seeds in runs.values():
+        for seed, run in seeds.items():
+            learns = bool(run["accepted"].any() or run["rejected"].any())
+            kind = kind_of(run)
+            if kind is not None and (learns or not learners):
+                found[kind].append((run, seed))
+    return found
+
+
+def signals_table(runs: Runs, *, name: str, title: str) -> Table:
+    """Each signal's hits, what they came too late for, and its false alarms."""
+    table = Table(
+        name, title, ["signal", "caught", "of the loss by then", "steps after the peak", "false"]
+    )
+    all_runs, learners = called(runs, False), called(runs, True)
+    for signal in signals():
+        of = learners if signal.learners else all_runs
+        bad, good = of["over-optimised"], of["healthy"]
+        if not bad or not good:
+            continue
+        hits = [(run, at) for run, seed in bad if (at := signal.watch(run, seed)) is not None]
+        false = sum(signal.watch(run, seed) is not None for run, seed in good)
+        lost = np.median([lost_by(run, at) for run, at in hits]) if hits else None
+        late = np.median([at - _peak(run) for run, at in hits]) if hits else None
+        table.rows.append(
+            [
+                signal.name,
+                f"{len(hits)}/{len(bad)}",
+                None if lost is None else f"{lost:.0%}",
+                None if late is None else f"{late:+.0f}",
+                _rate(false, len(good)),
+            ]
+        )
+    bad, good = all_runs["over-optimised"], all_runs["healthy"]
+    table.notes.append(
+        f"{len(bad)} over-optimised runs (they end more than {FALLEN:g} below their peak), "
+        f"{len(good)} healthy ones (within {HELD:g} of it), called by the gold alone. Medians over "
+        "the runs that were caught; in brackets the 95 % interval (Wilson) of the share of false "
+        "alarms. A signal that only a learning head has is asked of those alone."
+    )
+    if len(good) < FEWEST_HEALTHY:
+        table.notes.append(
+            f"**{len(good)} healthy runs are too few** to set a threshold by: "
+            f"{FEWEST_HEALTHY} are asked for."
+        )
+    return table
+
+
+def _peak(run: Numbers) -> int:
+    return int(smooth(run["gold"].mean(1)).argmax()) + SMOOTH - 1
+
+
+def _rate(false: int, count: int) -> str:
+    low, high = wilson(false, count)
+    return f"{false}/{count} ({low:.0%}-{high:.0%})"
+
+
+def fixed_and_learning(runs: Runs, fixed: Sequence[str]) -> tuple[Runs, Runs]:
+    """Runs whose reward model stands still, and those whose head learns."""
+    return (
+        {name: seeds for name, seeds in runs.items() if name in fixed},
+        {name: seeds for name, seeds in runs.items() if name not in fixed},
+    )

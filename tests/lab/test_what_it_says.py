@@ -1,0 +1,243 @@
+"""Intervals, refusals, signals: what may be said of runs, on runs made by hand."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp
+
+from lab import __main__ as command
+from lab import evidence, jobs
+from lab.arms import FROZEN, LABELLED, PAPER
+from lab.outcomes import outcome, outcomes, pair_accuracy, why_it_shows_nothing
+from lab.rlhf import GROUPS, K
+from lab.signals import audited_gap, beyond, kind_of, lost_by, rejected_in_a_row, signals_table
+from lab.stats import TooFewError, mean_of, paired
+from lab.tables import main_table, questions_table
+
+STEPS = 160
+
+
+def made(*, gold, reward, seed=0, steps=STEPS, **more):
+    """A run whose mean gold and reward are curves of the share of the run that is over."""
+    draw = np.random.default_rng(seed)
+    at = np.linspace(0, 1, steps)
+    noise = draw.standard_normal((2, steps, GROUPS * K))
+    shared = 0.5 * noise[0] + 0.87 * noise[1]
+    run = {
+        "gold": np.array([gold(x) for x in at])[:, None] + noise[0],
+        "reward": np.array([reward(x) for x in at])[:, None] + shared,
+        "kl": 20 * at,
+        "length": np.full((steps, GROUPS * K), 12.0) + draw.standard_normal((steps, GROUPS * K)),
+        "filler": np.zeros((steps, GROUPS * K)),
+        "accepted": np.zeros(steps),
+        "rejected": np.zeros(steps),
+        "spread_ratio": np.full(steps, np.nan),
+        "rank_correlation": np.full(steps, np.nan),
+        "gre": np.full(steps, np.nan),
+        "feedback_gain": np.full(steps, np.nan),
+    }
+    run["vanilla"] = run["reward"]
+    return {key: np.asarray(value, np.float32) for key, value in {**run, **more}.items()}
+
+
+def fooled(seed):
+    """Reward rises throughout; the gold rises until 40 % of the run, then falls."""
+    return made(
+        gold=lambda x: 3 + (x if x < 0.4 else 1.6 - 3 * x), reward=lambda x: 4 * x, seed=seed
+    )
+
+
+def fine(seed):
+    return made(gold=lambda x: 3 + 4 * x, reward=lambda x: 4 * x, seed=seed)
+
+
+def test_intervals_are_students():
+    values = [0.3, 1.2, -0.4, 0.9, 2.2, 0.1]
+    mean = mean_of(values)
+    low, high = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (mean.low, mean.high) == pytest.approx((low, high))
+    assert mean.says == "open"
+    assert mean.positive == 5
+    assert paired([v + 3 for v in values], [0.0] * 6).says == "better"
+    assert paired([0.0] * 6, [v + 3 for v in values]).says == "worse"
+
+
+@pytest.mark.parametrize("values", [[], [1.0] * 4])
+def test_too_few_have_no_interval(values):
+    with pytest.raises(TooFewError, match="at least 5"):
+        mean_of(values)
+
+
+def test_what_is_not_a_number_has_none():
+    with pytest.raises(ValueError, match="finite"):
+        mean_of([1.0, 2.0, 3.0, 4.0, float("nan")])
+
+
+def test_an_outcome_by_hand():
+    run = made(gold=lambda x: 10 * x, reward=lambda x: x)
+    found = outcome(run)
+    assert found.peak == pytest.approx(found.final, abs=0.3)
+    # KL is 20 x; at KL 6 the gold is 3.
+    assert found.at_kl[6.0] == pytest.approx(3.0, abs=0.4)
+    assert outcome(made(gold=lambda x: x, reward=lambda x: x, kl=np.ones(STEPS))).at_kl[6.0] is None
+
+
+def test_pair_accuracy_counts_pairs_of_one_group():
+    draw = np.random.default_rng(0)
+    gold = draw.integers(0, 3, (4, GROUPS * K)).astype(float)
+    reward = draw.integers(0, 3, (4, GROUPS * K)).astype(float)
+    right = told = 0.0
+    for r_row, g_row in zip(reward, gold, strict=True):
+        for group in range(GROUPS):
+            r, g = (row[group * K : (group + 1) * K] for row in (r_row, g_row))
+            for a in range(K):
+                for b in range(a):
+                    if g[a] != g[b]:
+                        told += 1
+                        right += 0.5 if r[a] == r[b] else (r[a] > r[b]) == (g[a] > g[b])
+    assert pair_accuracy(reward, gold) == pytest.approx(right / told)
+
+
+def test_a_lab_without_over_optimisation_says_so():
+    assert why_it_shows_nothing({"frozen": {s: fooled(s) for s in range(5)}}, STEPS) == []
+    healthy = why_it_shows_nothing({"frozen": {s: fine(s) for s in range(5)}}, STEPS)
+    assert any("not over-optimised" in one for one in healthy)
+    flat = {s: made(gold=lambda x: 3 - x, reward=lambda x: 0, seed=s) for s in range(5)}
+    assert any("run ahead" in one for one in why_it_shows_nothing({"frozen": flat}, STEPS)) is False
+    honest = {s: made(gold=lambda x: 3 - x, reward=lambda x: -x, seed=s) for s in range(5)}
+    assert any("run ahead" in one for one in why_it_shows_nothing({"frozen": honest}, STEPS))
+    few = why_it_shows_nothing({"frozen": {s: fooled(s) for s in range(4)}}, STEPS)
+    assert few == ["4 seeds: at least 5 are needed before an interval says anything"]
+    assert any(
+        "120" in one
+        for one in why_it_shows_nothing({"frozen": {s: fooled(s) for s in range(5)}}, 100)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--seeds", "2"], "2 seeds"), (["--steps", "50"], "50 steps"), (["--workers", "0"], "0 w")],
+)
+def test_what_would_show_nothing_is_not_begun(arguments, words, tmp_path, capsys):
+    assert command.main([*arguments, "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert words in said.err
+    assert said.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def keep(out, arm, seed, run):
+    """Put a run where the lab keeps finished ones."""
+    path = jobs.Job(arm, seed, STEPS).file(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        np.savez(file, **run)
+
+
+@pytest.fixture
+def core(monkeypatch):
+    arms = (FROZEN, PAPER, LABELLED)
+    monkeypatch.setitem(command.SETS, "core", arms)
+    return arms
+
+
+def test_no_table_where_nothing_is_shown(tmp_path, core, capsys):
+    for arm in core:
+        for seed in range(5):
+            keep(tmp_path, arm, seed, fine(seed))
+    given = ["--seeds", "5", "--steps", str(STEPS), "--out", str(tmp_path), "--workers", "1"]
+    assert command.main(given) == 1
+    said = capsys.readouterr().out
+    assert "shows nothing" in said
+    assert "Arms" not in said
+    assert not (tmp_path / "tables.md").exists()
+
+
+def test_tables_plots_and_numbers_of_finished_runs(tmp_path, core, capsys, monkeypatch):
+    monkeypatch.setattr(evidence, "PUBLISHED", tmp_path / "published.json")
+    for arm in core:
+        for seed in range(5):
+            keep(tmp_path, arm, seed, fine(seed) if arm is LABELLED else fooled(seed))
+    given = ["--seeds", "5", "--steps", str(STEPS), "--out", str(tmp_path), "--workers", "1"]
+    assert command.main(given) == 0
+    said = capsys.readouterr().out
+    assert "frozen reward model" in said
+    assert "better" in said
+    for name in ("tables.md", "summary.json", "lab-gold-kl.png", "lab-steps.png"):
+        assert (tmp_path / name).stat().st_size > 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [table["name"] for table in summary["tables"]] == ["arms", "questions"]
+
+
+def test_tables_of_too_few_seeds_have_no_intervals():
+    found = outcomes({"frozen": {s: fooled(s) for s in range(3)}, "paper": {0: fooled(9)}})
+    text = main_table(found).text() + questions_table(found).text()
+    assert "too few" in text
+    assert "±" not in text.split("Gold is")[0]
+
+
+def test_published_numbers_are_compared(tmp_path, monkeypatch):
+    page = tmp_path / "evidence.md"
+    page.write_text("before\n<!-- lab: begin -->\nwhat was there\n<!-- lab: end -->\nafter\n")
+    monkeypatch.setattr(evidence, "PAGE", page)
+    monkeypatch.setattr(evidence, "PUBLISHED", tmp_path / "published.json")
+    found = outcomes({"frozen": {s: fooled(s) for s in range(6)}})
+    machine = dict.fromkeys(("date", "commit", "cpu", "python", "load_at_start"), "d")
+    machine |= {"cores": 2, "memory_gib": 1.0, "compute_threads": 1, "packages": {}}
+    assert evidence.against_published(found, STEPS) is None
+    evidence.publish([main_table(found)], found, machine, STEPS)
+    assert page.read_text().startswith("before\n<!-- lab: begin -->\n\nRun d")
+    assert page.read_text().endswith("<!-- lab: end -->\nafter\n")
+    assert "what was there" not in page.read_text()
+    same = evidence.against_published(found, STEPS)
+    assert {row[-1] for row in same.rows} == {"yes"}
+    other = outcomes({"frozen": {s: fine(s) for s in range(6)}})
+    assert "NO" in {row[-1] for row in evidence.against_published(other, STEPS).rows}
+    assert evidence.against_published(found, STEPS + 1) is None
+
+
+def test_signals_by_hand():
+    bad, good = fooled(1), fine(1)
+    assert kind_of(bad) == "over-optimised"
+    assert kind_of(good) == "healthy"
+    at = audited_gap(1.0, 5.0)(bad, 0)
+    assert at is not None
+    assert at > 2  # not before there is a baseline
+    assert audited_gap(1.0, 5.0)(good, 0) is None
+    assert audited_gap(0.001, 5.0)(bad, 0) is None  # there never is one
+    assert lost_by(bad, 10) == 0
+    assert lost_by(bad, STEPS) == pytest.approx(1.0)
+    ratio = np.linspace(1, 3, STEPS)
+    assert beyond("spread_ratio", 2.0)(fooled(1) | {"spread_ratio": ratio}, 0) == pytest.approx(
+        STEPS / 2, abs=4
+    )
+    rejected = np.zeros(STEPS)
+    rejected[[3, 4, 9, 10, 11]] = 1
+    assert rejected_in_a_row(3)(bad | {"rejected": rejected}, 0) == 11
+
+
+def test_few_healthy_runs_set_no_threshold():
+    runs = {"frozen": {s: fooled(s) for s in range(5)}, "good": {s: fine(s) for s in range(5)}}
+    table = signals_table(runs, name="signals", title="Signals")
+    assert "5 healthy runs are too few" in table.text()
+    row = next(row for row in table.rows if "100.0%" in row[0] and "alarm" in row[0])
+    assert row[1] == "5/5"
+    assert row[-1].startswith("0/5")
+
+
+def test_a_kept_run_is_its_settings_and_code(tmp_path, monkeypatch):
+    job = jobs.Job(LABELLED, 0, 10)
+    same = jobs.Job(LABELLED.but("labelled-25", "in other words"), 0, 10)
+    assert same.file(tmp_path) == job.file(tmp_path)
+    others = [
+        jobs.Job(LABELLED, 1, 10),
+        jobs.Job(LABELLED, 0, 11),
+        jobs.Job(LABELLED.but("labelled-25", "", labelled=0.3), 0, 10),
+        jobs.Job(LABELLED.but("labelled-25", "", method={"learning_rate": 1.0}), 0, 10),
+    ]
+    files = {job.file(tmp_path), *(one.file(tmp_path) for one in others)}
+    assert len(files) == 5
+    before = job.file(tmp_path)
+    monkeypatch.setattr(jobs, "code_hash", lambda: "other code")
+    assert job.file(tmp_path) != before
