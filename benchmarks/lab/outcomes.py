@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from lab.jobs import Runs
 from lab.rlhf import GROUPS, K, Numbers
-from lab.stats import FEWEST, Mean, mean_of
+from lab.stats import FEWEST, mean_of
 
 SMOOTH = 10
 """Steps of a running mean: a step's 64 golds alone are noise."""
 KL_LEVELS = (6.0, 15.0)
 """Where arms are compared at the same distance from the first policy: early, and where the frozen
 reward model has begun to mislead."""
+NOISE = 0.5
+"""How far below its own peak a run may end that lost nothing: the peak is the best of many."""
 SHORTEST = 120
 """Steps below which no policy has gone far enough to be misled."""
 
@@ -92,18 +94,10 @@ def outcomes(runs: Runs) -> Outcomes:
     return {arm: {seed: outcome(run) for seed, run in seeds.items()} for arm, seeds in runs.items()}
 
 
-def fall_from_peak(runs: Sequence[Numbers]) -> Mean:
-    """Gold lost from where the mean of all runs peaks to the end, by run.
-
-    The step of the peak is that of the mean: each run's own best step would show a loss where
-    there is only noise.
-
-    Raises:
-        TooFewError: as `mean_of`.
-    """
-    golds = np.stack([smooth(run["gold"].mean(1)) for run in runs])
-    top = int(golds.mean(0).argmax())
-    return mean_of((golds[:, top] - golds[:, -1]).tolist())
+def fall_from_peak(run: Numbers) -> float:
+    """Gold lost from a run's best steps to its last; noise alone is up to `NOISE`."""
+    gold = smooth(run["gold"].mean(1))
+    return float(gold.max() - gold[-1])
 
 
 def why_it_shows_nothing(runs: Runs, steps: int) -> list[str]:
@@ -119,12 +113,12 @@ def why_it_shows_nothing(runs: Runs, steps: int) -> list[str]:
             f"{steps} steps: a policy is misled only after it has moved, which takes at least "
             f"{SHORTEST}"
         )
-    fall = fall_from_peak(frozen)
-    if fall.low <= 0:
+    fall = mean_of([fall_from_peak(run) for run in frozen])
+    if fall.low <= NOISE:
         found.append(
-            "the frozen reward model is not over-optimised: from the peak of the mean to the end "
-            f"the gold falls by {fall.shown()}, which may be nothing; there is nothing that an arm "
-            "could be better at"
+            "the frozen reward model is not over-optimised: from its peak to the end the gold "
+            f"falls by {fall.shown()}, and up to {NOISE:g} may be noise; there is nothing that an "
+            "arm could be better at"
         )
     ahead = mean_of([outcome(run).ahead for run in frozen])
     if ahead.low <= 0.5:

@@ -14,12 +14,12 @@ import numpy as np
 
 from bench.report import Table
 from lab.jobs import Runs
-from lab.outcomes import SMOOTH, pair_accuracy, smooth
+from lab.outcomes import NOISE, SMOOTH, fall_from_peak, pair_accuracy, smooth
 from lab.rlhf import GROUPS, K, Numbers
 from r2m.statistics import spearman, wilson
 from r2m_service.domain.audit import ALARM, WARN, AuditState
 
-FALLEN, HELD = 1.0, 0.5
+FALLEN, HELD = 1.0, NOISE
 FEWEST_HEALTHY = 12
 AUDITS = (0.016, 0.0625, 0.125, 0.25, 1.0)
 """Shares of the groups whose samples are graded from outside."""
@@ -46,8 +46,7 @@ class Signal:
 
 def kind_of(run: Numbers) -> Kind | None:
     """What became of a run, in the gold's eyes."""
-    gold = smooth(run["gold"].mean(1))
-    fall = float(gold.max() - gold[-1])
+    fall = fall_from_peak(run)
     if fall > FALLEN:
         return "over-optimised"
     return "healthy" if fall < HELD else None

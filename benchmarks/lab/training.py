@@ -37,7 +37,7 @@ class Recipe:
     """
 
     pretraining: int = PRETRAINING_STEPS
-    pairs: int = 5_000
+    pairs: int = 4_000
     flipped: float = 0.15
 
 

@@ -79,8 +79,8 @@ def human_responses(count: int, draw: torch.Generator) -> Tensor:
     length_N = torch.randint(10, RESPONSE, (count,), generator=draw)
     number_N = torch.randint(NUMBERS, (count,), generator=draw)
     for place in range(RESPONSE):
-        filler_N = torch.rand(count, generator=draw) < 0.4 * care_N
-        valid_N = torch.rand(count, generator=draw) < 0.9 * care_N
+        filler_N = torch.rand(count, generator=draw) < 0.6 * care_N
+        valid_N = torch.rand(count, generator=draw) < care_N
         other_N = torch.randint(NUMBERS, (count,), generator=draw)
         next_N = torch.where(valid_N, (number_N + shift_N) % NUMBERS, other_N)
         number_N = torch.where(filler_N, number_N, next_N)

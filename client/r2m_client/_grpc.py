@@ -19,6 +19,7 @@ from r2m_client._grpc_wire import (
 )
 from r2m_client._score_stream import ScoreStream
 from r2m_client._tls import Trust
+from r2m_client._tracing import calling
 from r2m_client._transport import user_agent
 
 if TYPE_CHECKING:
@@ -47,7 +48,10 @@ def _options() -> list[tuple[str, Any]]:
     ]
 
 
-def _metadata(headers: Headers) -> tuple[tuple[str, str], ...]:
+Metadata = tuple[tuple[str, str], ...]
+
+
+def _metadata(headers: Headers) -> Metadata:
     return tuple((key.lower(), value) for key, value in headers.items())
 
 
@@ -88,7 +92,12 @@ class GrpcTransport:
     def prepare(self, call: Call[Any]) -> Callable[[float], object]:
         """Serialize; see `Transport.prepare`."""
         request = grpc_request(call)
-        return lambda timeout: self._send(request, timeout)
+
+        def attempt(timeout: float) -> object:
+            with calling(call.rpc, self._where) as context:
+                return self._send(request, timeout, self._metadata + tuple(context.items()))
+
+        return attempt
 
     def score_stream(
         self, call: Call[ScoreResult], opening: Opening[Callable[[float], None]]
@@ -108,39 +117,41 @@ class GrpcTransport:
         """Close the channel."""
         self._channel.close()
 
-    def _send(self, request: Unary | Download | AlignUpload, timeout: float) -> object:
+    def _send(
+        self, request: Unary | Download | AlignUpload, timeout: float, metadata: Metadata
+    ) -> object:
         try:
             match request:
                 case Unary():
-                    return self._unary(request, timeout)
+                    return self._unary(request, timeout, metadata)
                 case Download():
-                    return self._download(request, timeout)
+                    return self._download(request, timeout, metadata)
                 case AlignUpload():
-                    return self._align(request, timeout)
+                    return self._align(request, timeout, metadata)
         except grpc.RpcError as error:
             raise self._peer.failure(error) from error
 
-    def _unary(self, request: Unary, timeout: float) -> object:
+    def _unary(self, request: Unary, timeout: float, metadata: Metadata) -> object:
         self._traffic.count_sent(len(request.payload))
         answer: bytes = self._channel.unary_unary(request.path)(
-            request.payload, timeout=timeout, metadata=self._metadata
+            request.payload, timeout=timeout, metadata=metadata
         )
         self._traffic.count_received(len(answer))
         return request.read(answer)
 
-    def _download(self, request: Download, timeout: float) -> bytes:
+    def _download(self, request: Download, timeout: float, metadata: Metadata) -> bytes:
         self._traffic.count_sent(len(request.payload))
         chunks: list[bytes] = []
         for payload in self._channel.unary_stream(request.path)(
-            request.payload, timeout=timeout, metadata=self._metadata
+            request.payload, timeout=timeout, metadata=metadata
         ):
             self._traffic.count_received(len(payload))
             chunks.append(request.read(payload))
         return b"".join(chunks)
 
-    def _align(self, request: AlignUpload, timeout: float) -> object:
+    def _align(self, request: AlignUpload, timeout: float, metadata: Metadata) -> object:
         stream = self._channel.stream_stream(request.path)(
-            self._counted(request), timeout=timeout, metadata=self._metadata
+            self._counted(request), timeout=timeout, metadata=metadata
         )
         answer = None
         try:
@@ -174,7 +185,12 @@ class AsyncGrpcTransport:
     def prepare(self, call: Call[Any]) -> Callable[[float], Awaitable[object]]:
         """Serialize; see `Transport.prepare`."""
         request = grpc_request(call)
-        return lambda timeout: self._send(request, timeout)
+
+        async def attempt(timeout: float) -> object:
+            with calling(call.rpc, self._where) as context:
+                return await self._send(request, timeout, self._metadata + tuple(context.items()))
+
+        return attempt
 
     def score_stream(
         self, call: Call[ScoreResult], opening: Opening[Callable[[float], Awaitable[None]]]
@@ -207,39 +223,41 @@ class AsyncGrpcTransport:
                 self._opened = grpc.aio.insecure_channel(address.target, _options())
         return self._opened
 
-    async def _send(self, request: Unary | Download | AlignUpload, timeout: float) -> object:
+    async def _send(
+        self, request: Unary | Download | AlignUpload, timeout: float, metadata: Metadata
+    ) -> object:
         try:
             match request:
                 case Unary():
-                    return await self._unary(request, timeout)
+                    return await self._unary(request, timeout, metadata)
                 case Download():
-                    return await self._download(request, timeout)
+                    return await self._download(request, timeout, metadata)
                 case AlignUpload():
-                    return await self._align(request, timeout)
+                    return await self._align(request, timeout, metadata)
         except grpc.aio.AioRpcError as error:
             raise await self._peer.failure_later(error) from error
 
-    async def _unary(self, request: Unary, timeout: float) -> object:
+    async def _unary(self, request: Unary, timeout: float, metadata: Metadata) -> object:
         self._traffic.count_sent(len(request.payload))
         answer: bytes = await self._channel.unary_unary(request.path)(
-            request.payload, timeout=timeout, metadata=self._metadata
+            request.payload, timeout=timeout, metadata=metadata
         )
         self._traffic.count_received(len(answer))
         return request.read(answer)
 
-    async def _download(self, request: Download, timeout: float) -> bytes:
+    async def _download(self, request: Download, timeout: float, metadata: Metadata) -> bytes:
         self._traffic.count_sent(len(request.payload))
         chunks: list[bytes] = []
         async for payload in self._channel.unary_stream(request.path)(
-            request.payload, timeout=timeout, metadata=self._metadata
+            request.payload, timeout=timeout, metadata=metadata
         ):
             self._traffic.count_received(len(payload))
             chunks.append(request.read(payload))
         return b"".join(chunks)
 
-    async def _align(self, request: AlignUpload, timeout: float) -> object:
+    async def _align(self, request: AlignUpload, timeout: float, metadata: Metadata) -> object:
         stream = self._channel.stream_stream(request.path)(
-            self._counted(request), timeout=timeout, metadata=self._metadata
+            self._counted(request), timeout=timeout, metadata=metadata
         )
         answer = None
         try:

@@ -11,6 +11,7 @@ import grpc.aio
 
 from r2m_client._grpc_wire import Failed, grpc_failure
 from r2m_client._tls import Trust, explained, explained_later
+from r2m_client._tracing import context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +56,7 @@ class BlockingAnswers:
         self._peer = peer
         # No deadline: a stream lives as long as its rollouts take.
         self._call: Any = channel.stream_stream(path)(
-            self._counted(messages), metadata=peer.metadata
+            self._counted(messages), metadata=peer.metadata + tuple(context().items())
         )
 
     def __iter__(self) -> Iterator[bytes]:
@@ -82,7 +83,9 @@ class AioDuplex:
 
     def __init__(self, channel: grpc.aio.Channel, path: str, peer: Peer) -> None:
         self._peer = peer
-        self._call: Any = channel.stream_stream(path)(metadata=peer.metadata)
+        self._call: Any = channel.stream_stream(path)(
+            metadata=peer.metadata + tuple(context().items())
+        )
 
     async def write(self, payload: bytes) -> None:
         """Send a message. Raises R2MError."""

@@ -19,12 +19,14 @@ import httpx
 from r2m_client._errors import ConnectError, DeadlineError, ProtocolError, R2MError, server_error
 from r2m_client._safetensors import CONTENT_TYPE, json_bytes, safetensors_pieces
 from r2m_client._tls import Trust, explained, explained_later, handshake_failure
+from r2m_client._tracing import calling
 from r2m_client._transport import no_stream, user_agent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from r2m_client._calls import Call
+    from r2m_client._tracing import Context
     from r2m_client._transport import Address, Headers, Traffic
 
 CONNECT_SECONDS = 10.0
@@ -181,7 +183,12 @@ class HttpTransport:
     def prepare(self, call: Call[Any]) -> Callable[[float], object]:
         """Serialize; see `Transport.prepare`."""
         request = http_request(call)
-        return lambda timeout: self._send(request, timeout)
+
+        def attempt(timeout: float) -> object:
+            with calling(call.rpc, self._where) as context:
+                return self._send(request, timeout, context)
+
+        return attempt
 
     def score_stream(self, call: object, opening: object) -> NoReturn:
         """See `Transport.score_stream`."""
@@ -191,14 +198,14 @@ class HttpTransport:
         """Close all connections."""
         self._http.close()
 
-    def _send(self, request: HttpRequest, timeout: float) -> object:
+    def _send(self, request: HttpRequest, timeout: float, context: Context) -> object:
         deadline = time.monotonic() + timeout
         try:
             with self._http.stream(
                 request.verb,
                 request.path,
                 content=self._outgoing(request, deadline) if request.pieces else None,
-                headers=request.headers,
+                headers=request.headers | context,
                 timeout=_timeouts(timeout),
             ) as response:
                 body = b"".join(self._incoming(response, deadline))
@@ -243,7 +250,12 @@ class AsyncHttpTransport:
     def prepare(self, call: Call[Any]) -> Callable[[float], Awaitable[object]]:
         """Serialize; see `Transport.prepare`."""
         request = http_request(call)
-        return lambda timeout: self._send(request, timeout)
+
+        async def attempt(timeout: float) -> object:
+            with calling(call.rpc, self._where) as context:
+                return await self._send(request, timeout, context)
+
+        return attempt
 
     def score_stream(self, call: object, opening: object) -> NoReturn:
         """See `Transport.score_stream`."""
@@ -253,7 +265,7 @@ class AsyncHttpTransport:
         """Close all connections."""
         await self._http.aclose()
 
-    async def _send(self, request: HttpRequest, timeout: float) -> object:
+    async def _send(self, request: HttpRequest, timeout: float, context: Context) -> object:
         try:
             async with (
                 asyncio.timeout(timeout),
@@ -261,7 +273,7 @@ class AsyncHttpTransport:
                     request.verb,
                     request.path,
                     content=self._outgoing(request) if request.pieces else None,
-                    headers=request.headers,
+                    headers=request.headers | context,
                     timeout=_timeouts(timeout),
                 ) as response,
             ):

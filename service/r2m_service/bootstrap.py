@@ -21,6 +21,7 @@ from r2m_service.application.app import Application
 from r2m_service.application.contract import SampleIn, VanillaRequest
 from r2m_service.application.marking import KeepLimits
 from r2m_service.application.retention import Retention
+from r2m_service.application.tracing_port import NO_TRACING, Tracing
 from r2m_service.engine.states import pinned
 from r2m_service.engine.torch_engine import EngineLimits, TorchEngine
 from r2m_service.listeners import HttpServer, ListenError, add_grpc_port, bind, shown
@@ -44,6 +45,7 @@ from r2m_service.transports.limits import ByteBudget, RequestLimit
 
 if TYPE_CHECKING:
     from r2m_service.journal.writer import ArrowJournal
+    from r2m_service.telemetry.tracing import OtlpTracing
 
 logger = logging.getLogger("r2m")
 
@@ -54,6 +56,10 @@ same."""
 
 HEALTH_SECONDS = 0.5
 """How often the health service is told whether the server takes calls."""
+
+
+FLUSH_SECONDS = 5.0
+"""How long the last spans may take to their collector, at the end."""
 
 
 class StartError(RuntimeError):
@@ -90,7 +96,13 @@ class Parts:
     collected: CollectorRegistry
     metrics: Hearing
     journal: ArrowJournal | None = None
+    traces: OtlpTracing | None = None
     draining: bool = False
+
+    @property
+    def tracing(self) -> Tracing:
+        """What makes a span of each call."""
+        return self.traces or NO_TRACING
 
     def exposition(
         self, budget: ByteBudget, requests: RequestLimit, buffers: BufferPool
@@ -113,6 +125,8 @@ class Parts:
         self.registry.close()
         if self.journal is not None:
             self.journal.close()
+        if self.traces is not None:
+            self.traces.close(FLUSH_SECONDS)
         self.unlock()
 
 
@@ -160,6 +174,7 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
     )
     try:
         journal = _open_journal(settings)
+        traces = _open_tracing(settings, loaded)
     except StartError:
         registry.close()
         raise
@@ -183,7 +198,9 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
         reply_seconds=settings.reply_seconds,
         watched_runs=settings.metrics_runs,
     )
-    parts = Parts(application, engine, registry, retention, unlock, collected, metrics, journal)
+    parts = Parts(
+        application, engine, registry, retention, unlock, collected, metrics, journal, traces
+    )
     return parts
 
 
@@ -201,6 +218,21 @@ def _open_journal(settings: Settings) -> ArrowJournal | None:
         ) from error
     except Problem as problem:
         raise StartError(f"{problem.message} (--journal)") from problem
+
+
+def _open_tracing(settings: Settings, backbone: Backbone) -> OtlpTracing | None:
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        # OpenTelemetry is an extra: only who has a collector needs it.
+        from r2m_service.telemetry.tracing import OtlpTracing
+    except ModuleNotFoundError as error:
+        raise StartError(
+            f"--otlp-endpoint needs the package {error.name}: pip install 'r2m-serve[otel]'"
+        ) from error
+    return OtlpTracing(
+        settings.otlp_endpoint, share=settings.otlp_share, fingerprint=backbone.fingerprint
+    )
 
 
 def _open_registry(settings: Settings) -> tuple[SqlRegistry, Callable[[], None]]:
@@ -338,6 +370,7 @@ async def _serve(
         buffers=buffers,
         gate=gate,
         metrics=parts.metrics,
+        tracing=parts.tracing,
     )
     try:
         add_grpc_port(grpc_server, doors.grpc_address, doors.access.tls)
@@ -360,6 +393,7 @@ async def _serve(
             probes=settings.ops is None,
             metrics=parts.metrics,
             scrape=scrape,
+            tracing=parts.tracing,
         )
     )
     info = parts.engine.info

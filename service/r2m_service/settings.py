@@ -23,6 +23,12 @@ def _address(value: str) -> str:
     return value
 
 
+def _http_url(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", value):
+        raise ValueError("is a URL, for example http://127.0.0.1:4318")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Hide:
     """Marks a setting of which `r2m config` must not show all.
@@ -221,6 +227,30 @@ class Settings(BaseSettings):
         ge=0,
         description="runs that /metrics shows one by one, those used last; how many are left out "
         "it says too",
+    )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="of the log on stderr: lines for people, or one JSON each"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info",
+        description="what is logged, from here on; debug also has probes and samples of streams",
+    )
+    log_content: bool = Field(
+        default=False,
+        description="log samples' texts and what unexpected errors say, which may hold some; "
+        "without, no prompt or response is ever in the log",
+    )
+    otlp_endpoint: Annotated[str | None, Hide("credentials"), AfterValidator(_http_url)] = Field(
+        default=None,
+        description="OpenTelemetry collector (OTLP over HTTP) that traces go to; default: none are "
+        "made. Headers and more by the OTEL_… variables",
+        examples=["http://127.0.0.1:4318"],
+    )
+    otlp_share: float = Field(
+        default=1.0,
+        ge=0.0,
+        le=1.0,
+        description="share of the calls that are traced, where the client did not decide it",
     )
     reply_seconds: float = Field(
         default=60.0,

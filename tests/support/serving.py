@@ -57,6 +57,7 @@ def running(model, state, *, backbone=None, over_grpc=None, **changes):
                     compat_run=settings.compat_run,
                     metrics=parts.metrics,
                     scrape=parts.exposition(**limits).scrape,
+                    tracing=parts.tracing,
                     **limits,
                 ),
                 port=0,
@@ -68,6 +69,7 @@ def running(model, state, *, backbone=None, over_grpc=None, **changes):
             parts.application,
             max_message_bytes=settings.max_body_bytes,
             metrics=parts.metrics,
+            tracing=parts.tracing,
             **{**limits, **(over_grpc or {})},
         )
         ports["grpc"] = grpc_server.add_insecure_port("127.0.0.1:0")

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from r2m.errors import Code, Problem
+from r2m_service.application.about import tell
 from r2m_service.application.align_conclusion import Conclusion, Feedback
 from r2m_service.application.align_context import AlignContext
 from r2m_service.application.align_form import (
@@ -48,7 +49,8 @@ from r2m_service.application.ports import (
     Blobs,
     Registry,
 )
-from r2m_service.application.samples import items_of
+from r2m_service.application.samples import items_of, tell_texts
+from r2m_service.application.timings import timings
 from r2m_service.application.usage import Usage, bytes_of
 from r2m_service.domain.repair import REPAIRED
 from r2m_service.domain.runs import REFERENCE, Branch, Head, Run
@@ -107,6 +109,15 @@ class Align:
                 step_out_of_order, align_conflict, duplicate_id, invalid_request, storage_failed.
         """
         require_form(request)
+        tell(
+            run=name,
+            step=request.step,
+            branch=request.branch,
+            groups=len(request.groups),
+            samples=sum(len(group.samples) for group in request.groups),
+        )
+        for group in request.groups:
+            tell_texts(group.samples)
         await find_run(self._registry, name)  # no lock for names that nobody created
         hashed = await asyncio.to_thread(decoded_hash, request)
         dialogue = self._dialogues.find(name, hashed)
@@ -164,7 +175,8 @@ class Align:
         progress: OnProgress | None,
         dialogue: Dialogue,
     ) -> AlignAnswer:
-        state = await find_run(self._registry, name)
+        with timings().taking("registry.run"):
+            state = await find_run(self._registry, name)
         state.run.require_open(self._engine.info.fingerprint)
         branch = state.branch(request.branch)
         answered = await self._answered(name, branch, request.step, hashed)
@@ -204,6 +216,7 @@ class Align:
                 f"run {name!r} went on meanwhile, and head {context.parent.number} or "
                 f"{context.reference.number} was let go: send the same request again",
             ) from problem
+        tell(head=answer.head, branch=answer.branch, verdict=answer.verdict)
         self._usage.concluded(name, answer.verdict, [one.error.code for one in answer.errors])
         self._committed(name)
         return answer

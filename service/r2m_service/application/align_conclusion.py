@@ -28,6 +28,7 @@ from r2m_service.application.ports import (
     Blobs,
     Registry,
 )
+from r2m_service.application.timings import timings
 from r2m_service.domain.gate import Decision, decide, measure_drift
 from r2m_service.domain.method import Gate
 from r2m_service.domain.runs import Branch, Head, StepCommit
@@ -177,12 +178,15 @@ class Conclusion:
             if update and update.weights is not None and answer.candidate is not None:
                 # The number is not sure before the commit, so it does not name the file.
                 stem = f"{context.run.key}/{uuid.uuid4().hex}"
-                weights = self._blobs.put(f"{stem}.safetensors", update.weights)
-                stored.append(weights.key)
                 optimizer = None
-                if answer.accepted and update.optimizer is not None:
-                    optimizer = self._blobs.put(f"{stem}.optimizer.safetensors", update.optimizer)
-                    stored.append(optimizer.key)
+                with timings().taking("registry.files", bytes=len(update.weights)):
+                    weights = self._blobs.put(f"{stem}.safetensors", update.weights)
+                    stored.append(weights.key)
+                    if answer.accepted and update.optimizer is not None:
+                        optimizer = self._blobs.put(
+                            f"{stem}.optimizer.safetensors", update.optimizer
+                        )
+                        stored.append(optimizer.key)
                 candidate = Head(
                     number=answer.candidate,
                     parent=context.parent.number,
@@ -202,25 +206,25 @@ class Conclusion:
                     weights=weights,
                     optimizer=optimizer,
                 )
-            committing = True
-            self._registry.commit_step(
-                StepCommit(
-                    run=context.run.name,
-                    branch=context.branch.name,
-                    step=context.step,
-                    parent=context.parent.number,
-                    live=answer.head,
-                    candidate=candidate,
-                    content_hash=context.hash,
-                    answer=answer.model_dump_json(exclude_none=True),
-                    at=now,
-                    rejections=afterwards.rejections,
-                    freeze=afterwards.freeze,
-                    reference=afterwards.reference,
-                    look=afterwards.look,
-                    trained=lesson.trained if candidate is not None else frozenset(),
-                )
+            commit = StepCommit(
+                run=context.run.name,
+                branch=context.branch.name,
+                step=context.step,
+                parent=context.parent.number,
+                live=answer.head,
+                candidate=candidate,
+                content_hash=context.hash,
+                answer=answer.model_dump_json(exclude_none=True),
+                at=now,
+                rejections=afterwards.rejections,
+                freeze=afterwards.freeze,
+                reference=afterwards.reference,
+                look=afterwards.look,
+                trained=lesson.trained if candidate is not None else frozenset(),
             )
+            committing = True
+            with timings().taking("registry.commit", parent=commit.parent, live=commit.live):
+                self._registry.commit_step(commit)
         except Problem as problem:
             # Only what surely was not committed may go; after a storage failure nobody knows.
             if not committing or problem.code in (Code.ALIGN_CONFLICT, Code.RUN_ARCHIVED):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from r2m.errors import Code, Problem
 from r2m.tensors import Bytes, TensorValue
+from r2m_service.application.about import content
 from r2m_service.application.contract import AlignRequest, ErrorOut, SampleIn
 from r2m_service.application.engine_port import (
     AnyText,
@@ -218,3 +220,13 @@ def content_hash(request: AlignRequest) -> str:
         add(json.dumps(["anchor", pair.id]).encode())
         add_all([pair.chosen, pair.rejected])
     return digest.hexdigest()
+
+
+def tell_texts(samples: Sequence[SampleIn]) -> None:
+    """Write samples' texts into the log, where an operator asked for it."""
+    if content.isEnabledFor(logging.INFO):
+        for sample in samples:
+            told = sample.model_dump(
+                include={"id", "prompt", "response", "messages", "token_ids"}, exclude_defaults=True
+            )
+            content.info("sample", extra={"facts": told})

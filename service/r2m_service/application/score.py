@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from r2m.errors import Code, Problem
+from r2m_service.application.about import tell
 from r2m_service.application.contract import (
     SampleIn,
     ScoreAnswer,
@@ -27,7 +28,8 @@ from r2m_service.application.ports import (
     Blobs,
     Registry,
 )
-from r2m_service.application.samples import error_out, items_of, require_distinct
+from r2m_service.application.samples import error_out, items_of, require_distinct, tell_texts
+from r2m_service.application.timings import timings
 from r2m_service.application.usage import NO_RUN, Usage, bytes_of
 from r2m_service.domain.runs import Run
 
@@ -115,11 +117,13 @@ class Scoring:
         Raises:
             Problem: as `run`, all but those of samples.
         """
-        state = await find_run(self._registry, name)
-        state.run.require_open(self._engine.info.fingerprint)
-        head, branch = await scoring_head(
-            self._registry, state, head=request.head, step=request.step, branch=request.branch
-        )
+        with timings().taking("registry.run"):
+            state = await find_run(self._registry, name)
+            state.run.require_open(self._engine.info.fingerprint)
+            head, branch = await scoring_head(
+                self._registry, state, head=request.head, step=request.step, branch=request.branch
+            )
+        tell(run=name, step=request.step, head=head.number, branch=branch)
         opened = ScoreAnswer(
             run=name,
             head=head.number,
@@ -139,6 +143,8 @@ class Scoring:
         Raises:
             Problem: duplicate_id, head_damaged, head_pruned, not_ready.
         """
+        tell(samples=len(samples))
+        tell_texts(samples)
         ids = ((one.id, f"samples[{place}].id") for place, one in enumerate(samples))
         require_distinct(ids, what="samples")
         run = by.name.run if by else None
@@ -149,6 +155,7 @@ class Scoring:
             _require_few_queries(by.name.run, good)
         scored = iter(await self._engine.score(by.source if by else None, good))
         results = [one if isinstance(one, Problem) else next(scored) for one in checked]
+        tell(failed=sum(isinstance(one, Problem) for one in results) or None)
         marked = set[str]()
         self._usage.scored(by.name.run.name if by else NO_RUN, checked, results)
         if by is not None:

@@ -6,14 +6,33 @@ between has to pass it on.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Literal
 
 Stage = Literal["queue", "tokenize", "backbone", "head", "align"]
 DEVICE: tuple[Stage, ...] = ("backbone", "head", "align")
 """Stages that run on the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """When something was done for a call, for its trace.
+
+    Attributes:
+        began, ended: by `time.perf_counter`.
+        about: numbers and names that say more.
+    """
+
+    name: str
+    began: float
+    ended: float
+    about: Mapping[str, str | int | float | bool] = field(
+        default_factory=dict[str, str | int | float | bool]
+    )
 
 
 class Timings:
@@ -25,17 +44,39 @@ class Timings:
     Args:
         whole: the call that these are a part of. What is not the device's counts there too; a
             batch, which may hold several parts of one call, is counted once for it by the device.
+
+    Attributes:
+        intervals: what a trace shows; None: nobody traces the call.
+        waiting_since: when the call last began to wait for the device.
     """
 
     def __init__(self, whole: Timings | None = None) -> None:
         self.whole = whole
         self.seconds: dict[Stage, float] = {}
+        self.intervals: list[Interval] | None = None
+        self.waiting_since = 0.0
 
     def add(self, stage: Stage, seconds: float) -> None:
         """Count time of a stage. The device thread and the event loop never add to the same one."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
         if self.whole is not None and stage not in DEVICE:
             self.whole.add(stage, seconds)
+
+    def took(
+        self, name: str, began: float, ended: float, **about: str | int | float | bool
+    ) -> None:
+        """Note for the trace when something was done; nothing where nobody traces."""
+        if self.intervals is not None:
+            self.intervals.append(Interval(name, began, ended, about))
+
+    @contextmanager
+    def taking(self, name: str, **about: str | int | float | bool) -> Generator[None]:
+        """Note for the trace what is done within."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.took(name, began, time.perf_counter(), **about)
 
     @property
     def device(self) -> float:

@@ -27,6 +27,8 @@ def setting_flags(command: Callable[..., Any]) -> Callable[..., Any]:
             if not field.is_required() and field.default is not None:
                 text += f" [default {field.default}]"
             metavar = {int: "N", float: "SECONDS"}.get(kind, name.upper())
+            if name.endswith("_share"):
+                metavar = "SHARE"
             option = click.option(flag(name), type=str, default=None, metavar=metavar, help=text)
         command = option(command)
     return click.option("--config", "file", metavar="FILE", default=None, help=FILE_HELP)(command)

@@ -13,6 +13,7 @@ import click
 from r2m_service.access.errors import AccessError
 from r2m_service.access.opening import open_access
 from r2m_service.cli._flags import WIDTH, checked, collected, setting_flags
+from r2m_service.logs import configure
 
 # The mark before the examples keeps click from joining their lines.
 HELP = """Serve a reward model over HTTP and gRPC.
@@ -28,15 +29,13 @@ r2m serve --config r2m.toml
 @setting_flags
 def serve(file: str | None, **flags: Any) -> None:
     """Serve a reward model until SIGTERM or Ctrl-C."""
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
     # As the first process of a container it would ignore a signal that nobody handles, and torch
     # takes its time. From `run` on the server has its own way to end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     settings = checked(collected(flags, file))
+    configure(settings.log_format, settings.log_level, show_content=settings.log_content)
+    if settings.log_content:
+        logging.getLogger("r2m").warning("samples' texts are logged (--log-content)")
     try:
         # Before anything listens, or takes its time: whom the server lets in.
         access = open_access(settings)
@@ -45,14 +44,17 @@ def serve(file: str | None, **flags: Any) -> None:
     for serious, note in access.notes:
         level = logging.WARNING if serious else logging.INFO
         logging.getLogger("r2m").log(level, "access: %s", note)
-    for chatty in ("alembic", "uvicorn", "httpx"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+    def announce(line: str) -> None:
+        if settings.log_format == "json":
+            logging.getLogger("r2m").info(line)
+        else:
+            click.echo(f"r2m {line}", err=True)
+
     # Heavy: torch and transformers, only once the flags are known to be good.
     from r2m_service.bootstrap import StartError, run
 
     try:
-        asyncio.run(
-            run(settings, access, announce=lambda line: click.echo(f"r2m {line}", err=True))
-        )
+        asyncio.run(run(settings, access, announce=announce))
     except StartError as error:
         raise click.ClickException(str(error)) from None

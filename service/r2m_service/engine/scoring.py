@@ -73,7 +73,7 @@ class BatchScorer:
 
     @torch.inference_mode()
     def _rewards(self, batch: Sequence[ScoreWork]) -> list[Scored | Queried | Problem]:
-        began = time.perf_counter()
+        began, computed = time.perf_counter(), self._embedder.text_tokens
         # On a GPU the states travel while the backbone computes.
         uploads = uploads_of([work.item for work in batch], self._backbone.device)
         encoded = self._embedder.embed(
@@ -97,6 +97,18 @@ class BatchScorer:
         for spent in _calls(batch):
             spent.add("backbone", embedded - began)
             spent.add("head", ended - embedded)
+            if spent.intervals is not None:
+                spent.took("queue", spent.waiting_since, began)
+                spent.took(
+                    "backbone",
+                    began,
+                    embedded,
+                    batch_samples=len(batch),
+                    batch_tokens=sum(len(work.item.token_ids) for work in batch),
+                    tokens_computed=self._embedder.text_tokens - computed,
+                )
+                spent.took("head", embedded, ended, batch_samples=len(batch))
+                spent.waiting_since = ended
         self._metrics.batched(
             Batched(
                 samples=len(batch),

@@ -169,7 +169,9 @@ class TorchEngine:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             part = list(texts[start : start + TEXTS_AT_ONCE])
             found += await loop.run_in_executor(self._tokenizing, self._encode_now, part, side)
-        timings().add("tokenize", time.perf_counter() - began)
+        ended = time.perf_counter()
+        timings().add("tokenize", ended - began)
+        timings().took("tokenize", began, ended)
         return found
 
     def _encode_now(
@@ -242,17 +244,21 @@ class TorchEngine:
             trace=self._trace,
         )
         spent = timings()
-        for turn in aligner.learning():
-            if await self._turn(spent, turn):
-                progress(aligner.results[-1])
+        with _phase(spent, "align.learn", groups=len(job.groups), replayed=len(job.replay)):
+            for turn in aligner.learning():
+                if await self._turn(spent, turn):
+                    progress(aligner.results[-1])
         for turn in aligner.asking():
             await self._turn(spent, turn)
         if asked := aligner.asked:
-            aligner.hear(await ask(asked))
-        for turn in aligner.judging():
-            await self._turn(spent, turn)
+            with spent.taking("align.ask"):
+                aligner.hear(await ask(asked))
+        with _phase(spent, "align.judge", anchors=len(job.anchors)):
+            for turn in aligner.judging():
+                await self._turn(spent, turn)
         # Turning 134 MB of weights into a file takes a while: not on the event loop.
-        return await asyncio.to_thread(aligner.result)
+        with spent.taking("align.weights"):
+            return await asyncio.to_thread(aligner.result)
 
     async def _turn(self, spent: Timings, turn: Callable[[], Value]) -> Value:
         def timed() -> Value:
@@ -296,6 +302,10 @@ class TorchEngine:
         held = self._heads.get(source.key)
         if held is not None:
             return held
+        with timings().taking("registry.head"):
+            return await self._loaded(source)
+
+    async def _loaded(self, source: HeadSource) -> Head:
         task = self._loading.get(source.key)
         if task is None:
             task = asyncio.ensure_future(self._load(source))
@@ -314,9 +324,27 @@ class TorchEngine:
 
 
 @contextmanager
+def _phase(spent: Timings, name: str, **about: int) -> Generator[None]:
+    """Many short turns on the device, with what they waited for it in between."""
+    began, waited, worked = time.perf_counter(), spent.seconds.get("queue", 0.0), spent.device
+    try:
+        yield
+    finally:
+        spent.took(
+            name,
+            began,
+            time.perf_counter(),
+            **about,
+            queue_seconds=spent.seconds.get("queue", 0.0) - waited,
+            device_seconds=spent.device - worked,
+        )
+
+
+@contextmanager
 def _queueing(spent: Timings) -> Generator[None]:
     """What goes by within and is not the device's work is waiting for the device."""
     began, worked = time.perf_counter(), spent.device
+    spent.waiting_since = began
     try:
         yield
     finally:

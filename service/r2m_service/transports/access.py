@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from r2m.errors import Code, Problem
+from r2m_service.application.about import tell
 from r2m_service.application.contract import RunList
 from r2m_service.domain.access import Key, Scope, Standing, id_of
 from r2m_service.domain.runs import REFERENCE
@@ -126,6 +127,7 @@ class Gate:
                 Code.FORBIDDEN, f"the key has the scope {key.scope}, and this call takes {needed}"
             )
         _caller.set(key)
+        tell(key=key.id)
 
     def _key(self, keys: Keys, authorization: str | None) -> Key:
         text = _text(authorization)
@@ -173,6 +175,7 @@ def require_run(run: str | None) -> None:
         Problem: forbidden, whether or not there is such a run.
     """
     key = _caller.get()
+    tell(run=run or None)
     if key is not None and run and not key.opens(run):
         raise Problem(
             Code.FORBIDDEN, "the key is bound to other runs than the one named here", field="run"

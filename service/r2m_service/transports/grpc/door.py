@@ -10,13 +10,15 @@ import grpc
 import grpc.aio
 
 from r2m.errors import Problem
+from r2m_service.application.tracing_port import NO_TRACING, Tracing
 from r2m_service.transports.access import OF_METHOD, Gate
+from r2m_service.transports.arrival import REQUEST_ID, TRACE_KEYS, arrive
 from r2m_service.transports.grpc.errors import Context, abort
 from r2m_service.transports.grpc.streams import drain
 from r2m_service.transports.limits import ByteBudget
 
 AUTHORIZATION = "authorization"
-
+_LOOKED_AT = frozenset({AUTHORIZATION, REQUEST_ID, *TRACE_KEYS})
 
 MOST_DRAINED = 4
 """Refused streams at once whose messages are read to hear out their clients."""
@@ -31,10 +33,14 @@ class Door(grpc.aio.ServerInterceptor):
         gate: who is let in.
         budget: bytes in flight.
         max_bytes: of one message.
+        tracing: makes a span of each call.
     """
 
-    def __init__(self, gate: Gate, budget: ByteBudget, max_bytes: int) -> None:
+    def __init__(
+        self, gate: Gate, budget: ByteBudget, max_bytes: int, tracing: Tracing = NO_TRACING
+    ) -> None:
         self._gate = gate
+        self._tracing = tracing
         self._budget = budget
         self._reserve = max_bytes if budget.total is None else min(max_bytes, budget.total)
         self._drained = 0
@@ -49,8 +55,10 @@ class Door(grpc.aio.ServerInterceptor):
         if handler is None:  # there is no such method, and gRPC says so
             return None
         name = handler_call_details.method
+        found = _looked_at(handler_call_details)
+        arrive(found, self._tracing)
         try:
-            self._gate.admit(OF_METHOD.get(name), _authorization(handler_call_details))
+            self._gate.admit(OF_METHOD.get(name), found.get(AUTHORIZATION))
         except Problem as problem:
             return self._refusing(
                 problem, stream=handler.request_streaming and handler.response_streaming
@@ -83,9 +91,11 @@ class Door(grpc.aio.ServerInterceptor):
             self._drained -= 1
 
 
-def _authorization(call: grpc.HandlerCallDetails) -> str | None:
+def _looked_at(call: grpc.HandlerCallDetails) -> dict[str, str]:
+    """The metadata that says whose call it is; of one key the first."""
     metadata = cast("tuple[tuple[str, str | bytes], ...]", call.invocation_metadata or ())
+    found: dict[str, str] = {}
     for key, value in metadata:
-        if key == AUTHORIZATION:
-            return value if isinstance(value, str) else value.decode(errors="replace")
-    return None
+        if key in _LOOKED_AT and key not in found:
+            found[key] = value if isinstance(value, str) else value.decode(errors="replace")
+    return found

@@ -14,6 +14,7 @@ from google.rpc.status_pb2 import Status
 
 from r2m.errors import Problem
 from r2m_service.application.metrics_port import NO_METRICS, Metrics
+from r2m_service.transports.arrival import REQUEST_ID, arrived
 from r2m_service.transports.counting import counted, snake
 from r2m_service.transports.failures import only_problems, retry_after
 
@@ -46,7 +47,11 @@ async def abort(context: Context, problem: Problem) -> None:
     code = cast("grpc.StatusCode", getattr(grpc.StatusCode, problem.row.grpc))
     message = _short(problem.message, _MESSAGE_BYTES)
     status = details(problem, code, message)
-    await context.abort(code, message, ((DETAILS, status.SerializeToString()),))
+    await context.abort(
+        code,
+        message,
+        ((DETAILS, status.SerializeToString()), (REQUEST_ID, arrived().request_id)),
+    )
 
 
 def details(problem: Problem, code: grpc.StatusCode, message: str) -> Status:

@@ -11,6 +11,7 @@ from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 from grpc_reflection.v1alpha import reflection
 
 from r2m_service.application.metrics_port import NO_METRICS, Metrics
+from r2m_service.application.tracing_port import NO_TRACING, Tracing
 from r2m_service.transports.access import Gate
 from r2m_service.transports.buffers import BufferPool
 from r2m_service.transports.grpc.door import Door
@@ -42,6 +43,7 @@ def build_grpc(
     buffers: BufferPool | None = None,
     gate: Gate | None = None,
     metrics: Metrics = NO_METRICS,
+    tracing: Tracing = NO_TRACING,
 ) -> grpc.aio.Server:
     """The gRPC server, without an address and not started. Call it inside the event loop.
 
@@ -60,11 +62,12 @@ def build_grpc(
         health: the health service; pass your own to set it to NOT_SERVING later.
         gate: who is let in; None: everybody.
         metrics: hears of each call, and of each sample of a ScoreStream.
+        tracing: makes a span of each.
     """
     held = budget or ByteBudget()
     memory = buffers or BufferPool()
     server = grpc.aio.server(
-        interceptors=(Door(gate or Gate(), held, max_message_bytes),),
+        interceptors=(Door(gate or Gate(), held, max_message_bytes, tracing),),
         maximum_concurrent_rpcs=max_calls,
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from r2m_service.application.timings import Timings
+from r2m_service.transports.arrival import REQUEST_ID, arrived
 from r2m_service.transports.grpc.errors import Context
 
 KEY = "server-timing"
@@ -10,6 +11,8 @@ KEY = "server-timing"
 
 
 def tell(context: Context, spent: Timings) -> None:
-    """Put the timings into the trailing metadata; where there are none, nothing."""
+    """Put the call's name and its timings into the trailing metadata."""
+    told = [(REQUEST_ID, arrived().request_id)]
     if spent.seconds:
-        context.set_trailing_metadata(((KEY, spent.header()),))
+        told.append((KEY, spent.header()))
+    context.set_trailing_metadata(tuple(told))

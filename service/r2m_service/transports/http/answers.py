@@ -18,6 +18,8 @@ from r2m_service.application.contract import Answer
 from r2m_service.application.metrics_port import CANCELLED, NO_METRICS, Metrics
 from r2m_service.application.parsing import parameter_problem
 from r2m_service.application.timings import Timings
+from r2m_service.application.tracing_port import NO_TRACING, Tracing
+from r2m_service.transports.arrival import REQUEST_ID, TRACE_KEYS, arrive
 from r2m_service.transports.counting import UNKNOWN, counted, note
 from r2m_service.transports.failures import only_problems, retry_after
 
@@ -64,6 +66,19 @@ def _route(scope: Scope) -> str | None:
     return name if isinstance(name, str) else None
 
 
+_REQUEST_ID = REQUEST_ID.encode()
+_LOOKED_AT = {key.encode(): key for key in (REQUEST_ID, *TRACE_KEYS)}
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    """Those that say whose call it is."""
+    return {
+        _LOOKED_AT[key]: value.decode("latin-1")
+        for key, value in scope["headers"]
+        if key in _LOOKED_AT
+    }
+
+
 async def on_problem(request: Request, error: Exception) -> Response:
     """The application, or a decoder, refused."""
     assert isinstance(error, Problem)
@@ -96,21 +111,31 @@ async def on_validation_error(request: Request, error: Exception) -> Response:
 class Guard:
     """Answers 503 for our own bugs and for work cut off at shutdown; lets go who hung up.
 
-    Outermost, so it is here that calls are counted.
+    Outermost, so it is here that calls are counted, and get their name in the log.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics = NO_METRICS) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics = NO_METRICS, tracing: Tracing = NO_TRACING
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        name = arrive(_headers(scope), self._tracing).request_id.encode()
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (_REQUEST_ID, name)]
+            await send(message)
+
         with counted(self._metrics, "http", UNKNOWN) as outcome:
             try:
-                await self._guarded(scope, receive, send)
+                await self._guarded(scope, receive, named)
             finally:
                 route = _route(scope)
                 outcome.method = method_of(route)

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from r2m.errors import Problem
 from r2m_service.application.contract import ServerOut
 from r2m_service.application.metrics_port import NO_METRICS, Metrics
+from r2m_service.application.tracing_port import NO_TRACING, Tracing
 from r2m_service.transports.access import Gate
 from r2m_service.transports.buffers import BufferPool
 from r2m_service.transports.compat.routes import MESSAGES, compat
@@ -53,6 +54,7 @@ def build_app(
     probes: bool = True,
     metrics: Metrics = NO_METRICS,
     scrape: Scrape | None = None,
+    tracing: Tracing = NO_TRACING,
 ) -> FastAPI:
     """The HTTP application.
 
@@ -67,6 +69,7 @@ def build_app(
         gate: who is let in; None: everybody.
         probes: whether the routes of `ops` are here too; False: they have an address of their own.
         metrics: hears of each call.
+        tracing: makes a span of each call.
         scrape: gives what GET /metrics answers, with the routes of `ops`; None: there is none.
     """
     budget, requests = budget or ByteBudget(), requests or RequestLimit()
@@ -89,7 +92,7 @@ def build_app(
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(RequestValidationError, on_validation_error)
-    app.add_middleware(Guard, metrics=metrics)
+    app.add_middleware(Guard, metrics=metrics, tracing=tracing)
     for router in (
         scoring(application, intake),
         runs(application, intake),

@@ -1,0 +1,49 @@
+"""What is known of the call at hand, for its lines in the log and its span.
+
+A transport begins it; whoever finds something out, further in, tells it.
+Never a text, hidden states or a key: names, numbers and codes alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+Fact = str | int | float | bool
+
+content = logging.getLogger("r2m.content")
+"""Texts of samples. Off but where an operator asked for it (`--log-content`)."""
+content.setLevel(logging.CRITICAL)
+
+_now: ContextVar[dict[str, Fact] | None] = ContextVar("r2m_about", default=None)
+
+
+def tell(**facts: Fact | None) -> None:
+    """Add to what is known of the call at hand; None is nothing known."""
+    known = _now.get()
+    if known is not None:
+        known.update({name: fact for name, fact in facts.items() if fact is not None})
+
+
+def known() -> Mapping[str, Fact]:
+    """What has been told of the call at hand; nothing outside of one."""
+    return _now.get() or {}
+
+
+def fresh(**facts: Fact) -> None:
+    """A call has come, in a task of its own: nothing but these is known of it."""
+    _now.set(dict(facts))
+
+
+@contextmanager
+def about_call(**facts: Fact | None) -> Generator[dict[str, Fact]]:
+    """A call; one within another begins with what is known of that, and keeps its own to itself."""
+    found = dict(_now.get() or {})
+    token = _now.set(found)
+    tell(**facts)
+    try:
+        yield found
+    finally:
+        _now.reset(token)
