@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 DOCKER = Path(__file__).resolve().parent
-EXTRAS = "service,journal,postgres,s3"
+EXTRAS = "service,journal,postgres,s3,otel"
 HEAD = "# Every package of the images. Written by `make pins`; what torch brings it pins itself.\n"
 
 

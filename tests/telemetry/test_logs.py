@@ -2,7 +2,10 @@
 
 import json
 import logging
+import pathlib
 import re
+import shutil
+import subprocess
 
 import grpc
 import httpx
@@ -202,3 +205,22 @@ def test_a_call_keeps_its_clients_name_where_a_log_can_hold_it(logged):
     assert answers["no JSON"].headers["x-request-id"]
     assert answers["grpc"]["x-request-id"] == "grpc-id"
     assert answers["refused"]["x-request-id"] == "refused-id"
+
+
+def test_the_page_has_every_field_and_its_questions_have_answers(logged, tmp_path):
+    output, _, _ = logged
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "tracing.md").read_text()
+    fields = {key for line in output.splitlines() for key in json.loads(line)}
+    assert {one for one in fields if f"`{one}`" not in page} == set()
+    if shutil.which("jq") is None:
+        pytest.skip("jq is not installed (Debian: apt install jq)")
+    (tmp_path / "r2m.log").write_text(output)
+    questions = [line for line in page.splitlines() if line.startswith("jq ")]
+    assert len(questions) == 4
+    for question in questions:
+        own = question.replace("tldr-7", "run-grpc").replace("4711", "grpc-id")
+        answer = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", own], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert answer.returncode == 0, answer.stderr
+        assert answer.stdout.strip(), own

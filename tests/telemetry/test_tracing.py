@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -211,3 +212,10 @@ def test_a_missing_run_is_an_error_of_its_span_only(traced):
     assert {one.error for one in failed} == {"unknown_run"}
     assert {one.facts["error.type"] for one in failed} == {"unknown_run"}
     assert NotFound.__name__ not in traced.raw.decode(errors="replace")
+
+
+def test_the_page_has_every_span(traced):
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "tracing.md").read_text()
+    ours = {one.name for one in traced.spans if one.service == "r2m-serve" and one.kind == INSIDE}
+    assert len(ours) >= 9
+    assert {one for one in ours if f"`{one}`" not in page} == set()
