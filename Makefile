@@ -73,6 +73,10 @@ bench-peers: install
 lab: install ## Does R2M pay? The core in 10 minutes on two quiet cores (LAB=--all: everything, 90)
 	@PYTHONPATH=benchmarks $(BIN)/python -m lab $(LAB)
 
+.PHONY: lab-real
+lab-real: install ## The same question on real text (R2M_TEST_DATA=folder): under 30 minutes
+	@PYTHONPATH=benchmarks $(BIN)/python -m lab.real $(LAB)
+
 .PHONY: check
 check: install proto-check ## Format, lint, types, layers, generated code
 	$(BIN)/ruff format --check .
