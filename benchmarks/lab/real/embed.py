@@ -61,7 +61,7 @@ def embed(
     texts: Sequence[Text], model: Path, head: Path, folder: Path, workers: int
 ) -> Mapping[Text, Embedded]:
     """Every text by both readers, from the cache or computed with a bar."""
-    distinct = sorted(set(texts), key=lambda one: (len(one.prompt) + len(one.response), str(one)))
+    distinct = in_order(texts)
     work = [
         _work(distinct[start : start + CHUNK], reader, model, head, folder)
         for reader in ("reward model", "policy")
@@ -89,6 +89,11 @@ def embed(
         text: Embedded(rte_R, own_SR, found["policy"][text][1])
         for text, (rte_R, own_SR) in found["reward model"].items()
     }
+
+
+def in_order(texts: Sequence[Text]) -> list[Text]:
+    """Each once, short ones first: a pass has texts of one length."""
+    return sorted(set(texts), key=lambda one: (len(one.prompt) + len(one.response), str(one)))
 
 
 def _work(texts: Sequence[Text], reader: Reader, model: Path, head: Path, folder: Path) -> _Work:

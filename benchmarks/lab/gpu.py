@@ -1,0 +1,257 @@
+"""RLHF with real models, for those who have a GPU: TRL's RLOO against a server of its own.
+
+    export PYTHONPATH=benchmarks
+    python -m lab.gpu --policy POLICY --reward REWARD_MODEL --judge JUDGE --arm labelled
+
+The judge is a second, better reward model: it stands in for the gold. It is watched at every step
+and never optimised; in the arms that learn from outside labels it grades the share of the groups
+that the run marks. Compare arms by what the judge says at equal KL, over several seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from datasets import Dataset, load_dataset
+from transformers import TrainerCallback, set_seed
+from trl.trainer.rloo_config import RLOOConfig
+from trl.trainer.rloo_trainer import RLOOTrainer
+
+from bench.machine import ROOT
+from r2m_client import Client, Label, Sample
+from r2m_client.integrations.trl import R2M
+
+sys.path.insert(0, str(ROOT / "examples" / "demo"))
+from server import ServerError, serving
+
+PROMPTS = (
+    "Why is the sky blue?",
+    "How do I boil an egg?",
+    "Write two lines about the sea.",
+    "What is a prime number?",
+)
+TEXT = ("prompt", "response", "messages", "format")
+Feedback = Literal["policy", "backbone", "none"]
+ARMS: Mapping[str, tuple[Feedback, Mapping[str, Any]]] = {
+    "frozen": ("none", {"profile": "guarded"}),
+    "paper": ("policy", {"profile": "paper"}),
+    "guarded": ("policy", {"profile": "guarded"}),
+    "labelled": ("policy", {"profile": "labelled"}),
+    "labelled-backbone": ("backbone", {"profile": "labelled"}),
+    "labelled-none": ("none", {"profile": "labelled"}),
+}
+"""Feedback and profile; `frozen` is a run whose aligns change nothing."""
+
+
+class Judge(TrainerCallback):
+    """Grades completions: those of every step for the log, the marked ones as outside labels.
+
+    Args:
+        client: of the judge's own server.
+        run: whose marked samples get labels, on the server of `ours`; None: none.
+    """
+
+    __name__ = "judge"
+
+    def __init__(self, client: Client, ours: Client, run: str | None) -> None:
+        self._client, self._ours, self._run = client, ours, run
+
+    def __call__(
+        self, prompts: Sequence[Any], completions: Sequence[Any], **_: Any
+    ) -> list[float | None]:
+        """TRL's reward function; its weight is zero."""
+        pairs = [
+            Sample(str(place), _text(prompt), _text(completion) or " ")
+            for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
+        ]
+        return [one.reward for one in self._client.score(pairs).scores]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Label what waits; it is before R2M's own turn, so that the step's align has it."""
+        if self._run is None:
+            return
+        waiting = self._ours.samples(self._run, waiting=True, limit=1000).samples
+        graded = [
+            Sample(one.id, **{key: one.text[key] for key in TEXT if key in one.text})
+            for one in waiting
+        ]
+        if graded:
+            scores = self._client.score(graded).scores
+            labels = [
+                Label(id=one.id, grade=one.reward, source="judge")
+                for one in scores
+                if one.reward is not None
+            ]
+            self._ours.add_labels(self._run, labels)
+
+
+class Lines(TrainerCallback):
+    """What TRL logs of a step, as a line of JSON."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w", encoding="utf-8")
+        self.rows: list[dict[str, Any]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """A step's numbers."""
+        if not logs or "r2m/reward" not in logs:
+            return
+        self.rows.append({"step": state.global_step, **logs})
+        self._file.write(json.dumps(self.rows[-1]) + "\n")
+        self._file.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train one arm with one seed; 2 where it cannot begin."""
+    given = _parser().parse_args(arguments)
+    for flag in ("policy", "reward", "head", "judge", "judge_head", "dataset"):
+        path: Path | None = getattr(given, flag)
+        if path is not None and not path.exists():
+            print(
+                f"--{flag.replace('_', '-')} {path}: there is no such folder or file",
+                file=sys.stderr,
+            )
+            return 2
+    learns = given.arm.startswith("labelled")
+    if learns and given.judge is None:
+        print(f"--arm {given.arm} learns from a judge's labels: give --judge", file=sys.stderr)
+        return 2
+    if not (torch.cuda.is_available() or given.cpu):
+        print("no GPU here; --cpu tries it on the CPU, slowly", file=sys.stderr)
+        return 2
+    set_seed(given.seed)
+    out: Path = given.out / f"{given.arm}-{given.seed}"
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with _servers(given, out) as (url, judge_url):
+            return _train(given, out, url, judge_url, learns=learns)
+    except ServerError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _train(
+    given: argparse.Namespace, out: Path, url: str, judge_url: str | None, *, learns: bool
+) -> int:
+    feedback, method = ARMS[given.arm]
+    settings: dict[str, Any] = {**method, "seed": given.seed, "width": given.width}
+    if given.arm == "paper":
+        settings["omega"] = {"kind": "cosine", "total_steps": given.steps, "floor": 0.6}
+    if learns:
+        settings |= {"audit_rate": given.labelled, "judge_share": 0.0}
+    policy_width = _hidden_size(given.policy) if feedback == "policy" else None
+    lines = Lines(out / "steps.jsonl")
+    with contextlib.ExitStack() as held:
+        ours = held.enter_context(Client(url))
+        ours.create_run("lab", policy_hidden_size=policy_width, feedback=feedback, method=settings)
+        if given.arm == "frozen":
+            ours.freeze("lab", reason="the control arm")
+        # Streamed: a sample that is to be learnt from again must leave its states with the server.
+        r2m = held.enter_context(R2M(url, "lab", feedback="streamed"))
+        rewards: list[Any] = [r2m]
+        callbacks: list[Any] = [r2m, lines]
+        if judge_url is not None:
+            judge = Judge(held.enter_context(Client(judge_url)), ours, "lab" if learns else None)
+            rewards.append(judge)
+            callbacks.insert(0, judge)
+        trainer: Any = RLOOTrainer(
+            model=str(given.policy),
+            reward_funcs=rewards,
+            callbacks=callbacks,
+            train_dataset=_prompts(given.dataset),
+            args=RLOOConfig(
+                output_dir=str(out / "trainer"),
+                max_steps=given.steps,
+                per_device_train_batch_size=given.batch,
+                num_generations=given.generations,
+                max_completion_length=given.tokens,
+                learning_rate=given.learning_rate,
+                beta=given.kl,
+                reward_weights=[1.0, 0.0][: len(rewards)],
+                logging_steps=1,
+                save_strategy="no",
+                use_cpu=not torch.cuda.is_available(),
+                bf16=torch.cuda.is_available(),
+                report_to=[],
+                seed=given.seed,
+            ),
+        )
+        trainer.train()
+    last = lines.rows[-1] if lines.rows else {}
+    kept = ("r2m/reward", "r2m/vanilla_reward", "rewards/judge/mean", "kl", "r2m/spread_ratio")
+    summary = {"arm": given.arm, "seed": given.seed, "steps": len(lines.rows)}
+    summary |= {name: last[name] for name in kept if name in last}
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    print(json.dumps(summary))
+    return 0
+
+
+@contextlib.contextmanager
+def _servers(given: argparse.Namespace, out: Path) -> Generator[tuple[str, str | None]]:
+    """The reward model's server, and the judge's."""
+
+    def serve(model: Path, name: str, head: Path | None) -> Any:
+        where = {"state": out / f"{name}-state", "log": out / f"{name}.log"}
+        return serving(model=str(model), head=head, http=None, grpc=None, **where)
+
+    with contextlib.ExitStack() as held:
+        ours = held.enter_context(serve(given.reward, "reward", given.head))
+        judge = None
+        if given.judge is not None:
+            judge = held.enter_context(serve(given.judge, "judge", given.judge_head)).http
+        yield ours.http, judge
+
+
+def _hidden_size(policy: Path) -> int:
+    return int(json.loads((policy / "config.json").read_text())["hidden_size"])
+
+
+def _prompts(path: Path | None) -> Any:
+    if path is None:
+        rows = [{"prompt": [{"role": "user", "content": one}]} for one in PROMPTS * 16]
+        return Dataset.from_list(rows)
+    return load_dataset("json", data_files=str(path), split="train")
+
+
+def _text(turns: Any) -> str:
+    """A prompt or completion of TRL's as plain text: of a conversation its last turn."""
+    return turns if isinstance(turns, str) else str(turns[-1]["content"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lab.gpu",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--policy", type=Path, required=True, help="a causal LM's folder")
+    parser.add_argument("--reward", type=Path, required=True, help="the reward model's folder")
+    parser.add_argument("--head", type=Path, help="its scoring head, where it is a causal LM")
+    parser.add_argument("--judge", type=Path, help="a better reward model's folder: the gold")
+    parser.add_argument("--judge-head", type=Path, help="its scoring head")
+    parser.add_argument("--dataset", type=Path, help="JSONL with a column `prompt`")
+    parser.add_argument("--arm", choices=ARMS, default="labelled")
+    parser.add_argument("--labelled", type=float, default=0.25, help="share of the groups")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=64, help="completions a step")
+    parser.add_argument("--generations", type=int, default=8, help="completions a prompt")
+    parser.add_argument("--tokens", type=int, default=256, help="of a completion at most")
+    parser.add_argument("--learning-rate", type=float, default=1e-6)
+    parser.add_argument("--kl", type=float, default=0.0, help="weight of the policy's KL")
+    parser.add_argument("--width", type=int, default=1024, help="d of the cross attention")
+    parser.add_argument("--cpu", action="store_true", help="without a GPU: to see it work")
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "lab" / "gpu")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""The script for real models: what it refuses, and one step of it with tiny ones."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from support.models import save_reward_model
+
+from lab import gpu
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    sys.path.insert(0, "tests/trl_trainers")
+    try:
+        from trl_training import save_policy
+    finally:
+        sys.path.pop(0)
+    base = tmp_path_factory.mktemp("gpu")
+    save_policy(base / "policy")
+    save_reward_model(base / "reward")
+    save_reward_model(base / "judge", seed=1)
+    return base
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--policy", "nowhere"], "--policy nowhere: there is no such folder"),
+        (["--arm", "labelled"], "give --judge"),
+        (["--judge", "x"], "--judge x: there is no such"),
+        ([], "no GPU here; --cpu"),
+    ],
+)
+def test_what_it_refuses_it_refuses_at_once(folders, more, words, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    given = ["--policy", str(folders / "policy"), "--reward", str(folders / "reward")]
+    assert gpu.main([*given, "--arm", "frozen", "--out", str(tmp_path), *more]) == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("arm", ["labelled", "frozen"])
+def test_two_steps_with_a_judge(folders, tmp_path, arm):
+    done = subprocess.run(
+        [sys.executable, "-m", "lab.gpu", "--cpu", "--policy", folders / "policy", "--reward",
+         folders / "reward", "--judge", folders / "judge", "--arm", arm, "--labelled", "1",
+         "--steps", "2", "--batch", "8", "--generations", "4", "--tokens", "6", "--width", "16",
+         "--out", tmp_path],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "benchmarks"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / f"{arm}-0"
+    rows = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all("rewards/judge/mean" in row and "r2m/vanilla_reward" in row for row in rows)
+    verdict = "r2m/verdict/frozen" if arm == "frozen" else "r2m/verdict/accepted"
+    assert rows[-1][verdict] == 1
+    assert json.loads((folder / "summary.json").read_text())["steps"] == 2
