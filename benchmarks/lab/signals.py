@@ -17,12 +17,14 @@ from lab.jobs import Runs
 from lab.outcomes import NOISE, SMOOTH, fall_from_peak, pair_accuracy, smooth
 from lab.rlhf import GROUPS, K, Numbers
 from r2m.statistics import spearman, wilson
-from r2m_service.domain.audit import ALARM, WARN, AuditState
+from r2m_service.domain.audit import ALARM, BASELINE, WARN, WINDOW, AuditState
+from r2m_service.domain.audit import K as K_CUSUM
 
 FALLEN, HELD = 1.0, NOISE
 FEWEST_HEALTHY = 12
 AUDITS = (0.016, 0.0625, 0.125, 0.25, 1.0)
 """Shares of the groups whose samples are graded from outside."""
+EIGHT = 8
 AUDITED_PAIRS = 16
 """Groups that the audited accuracy is taken over."""
 
@@ -79,6 +81,36 @@ def audited_gap(share: float, threshold: float) -> Watch:
     return watch
 
 
+def graded_fall(share: float, threshold: float) -> Watch:
+    """Not in the service: a CUSUM of how far the grades lie below their own best so far.
+
+    In standard deviations of the first `BASELINE` grades, by windows of `WINDOW`; the best is that
+    of a mean of eight windows. It asks nothing of the reward.
+    """
+
+    def watch(run: Numbers, seed: int) -> int | None:
+        draw = np.random.default_rng(seed)
+        grades: list[float] = []
+        means: list[float] = []
+        best = cusum = 0.0
+        for step, gold_N in enumerate(run["gold"]):
+            for group in np.flatnonzero(draw.random(GROUPS) < share):
+                grades += gold_N[group * K : (group + 1) * K].tolist()
+            first = np.array(grades[:BASELINE])
+            while len(grades) >= BASELINE + WINDOW * (len(means) + 1):
+                begin = BASELINE + WINDOW * len(means)
+                now = float(np.mean(grades[begin : begin + WINDOW]) - first.mean())
+                means.append(now / max(float(first.std()), 1e-6))
+                if len(means) >= EIGHT:
+                    best = max(best, float(np.mean(means[-EIGHT:])))
+                cusum = max(0.0, cusum + best - means[-1] - K_CUSUM)
+            if cusum >= threshold:
+                return step
+        return None
+
+    return watch
+
+
 def audited_accuracy(share: float, threshold: float) -> Watch:
     """The reward's pair accuracy over the last audited groups."""
 
@@ -98,7 +130,8 @@ def audited_accuracy(share: float, threshold: float) -> Watch:
                 pair_accuracy(np.tile(r, GROUPS)[None], np.tile(g, GROUPS)[None])
                 for r, g in zip(reward[-AUDITED_PAIRS:], gold[-AUDITED_PAIRS:], strict=True)
             ]
-            if np.nanmean(told) < threshold:
+            known = [one for one in told if not np.isnan(one)]
+            if known and np.mean(known) < threshold:
                 return step
         return None
 
@@ -157,6 +190,11 @@ def signals() -> Iterator[Signal]:
                 f"audited gap, {share:.1%} of the groups graded, {name} at {threshold:g}",
                 audited_gap(share, threshold),
             )
+    for share in (0.0625, 0.125):
+        yield Signal(
+            f"audited grades fall, {share:.1%} graded, alarm at {ALARM:g} (not in the service)",
+            graded_fall(share, ALARM),
+        )
     yield Signal("audited accuracy < 0.55, 12.5 % graded", audited_accuracy(0.125, 0.55))
     yield Signal("spread ratio > 2", beyond("spread_ratio", 2.0), learners=True)
     yield Signal(

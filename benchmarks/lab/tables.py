@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from bench.report import Cell, Table
 from lab.arms import SETS, Arm
-from lab.outcomes import KL_LEVELS, Outcome, Outcomes
+from lab.outcomes import KL_LEVELS, Outcomes
 from lab.stats import Mean, TooFewError, mean_of, paired
 
 QUESTIONS: tuple[tuple[str, str, str], ...] = (
@@ -58,8 +59,8 @@ def main_table(found: Outcomes, sets: Sequence[str] = ("core", "more")) -> Table
                 arm.says,
                 len(runs),
                 *(_cell([getattr(run, key) for run in runs]) for key in ("peak", "final")),
-                *(_at_kl(runs, level) for level in KL_LEVELS),
-                _cell([run.accuracy for run in runs]),
+                *(_some([run.at_kl[level] for run in runs]) for level in KL_LEVELS),
+                _some([run.accuracy for run in runs]),
                 _cell([run.kl for run in runs], 0),
                 difference.shown() if difference else None,
                 f"{difference.positive}/{difference.count}" if difference else None,
@@ -163,10 +164,11 @@ def _cell(values: Sequence[float], digits: int = 2) -> Cell:
     return f"{mean.mean:.{digits}f} ± {mean.half:.{digits}f}"
 
 
-def _at_kl(runs: Sequence[Outcome], level: float) -> Cell:
-    there = [value for run in runs if (value := run.at_kl[level]) is not None]
+def _some(values: Sequence[float | None]) -> Cell:
+    """Of runs that have the number: how many stands in brackets, if not all."""
+    there = [value for value in values if value is not None and math.isfinite(value)]
     cell = _cell(there)
-    return cell if len(there) == len(runs) else f"{cell} ({len(there)})"
+    return cell if len(there) == len(values) else f"{cell} ({len(there)})"
 
 
 def _difference(found: Outcomes, ours: str, theirs: str) -> Mean | None:
