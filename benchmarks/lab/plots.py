@@ -66,7 +66,7 @@ def _gold_against_kl(runs: Runs) -> Any:
         half = 1.96 * gold.std(0, ddof=1) / np.sqrt(len(gold))
         axes.plot(root, gold.mean(0), color=colour, ls=line, lw=1.6, label=label)
         axes.fill_between(root, gold.mean(0) - half, gold.mean(0) + half, color=colour, alpha=0.08)
-    axes.set_xlabel("√KL of the policy to where it began (nats)")
+    axes.set_xlabel("√KL of the policy to where it began (√nats)")
     axes.set_ylabel("gold")
     axes.legend(frameon=False, fontsize=8)
     return figure
