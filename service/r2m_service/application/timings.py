@@ -18,6 +18,10 @@ DEVICE: tuple[Stage, ...] = ("backbone", "head", "align")
 """Stages that run on the device."""
 
 
+MOST_INTERVALS = 256
+"""Of a call. One may have ten thousand batches, and its spans are made on the event loop."""
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """When something was done for a call, for its trace.
@@ -47,6 +51,7 @@ class Timings:
 
     Attributes:
         intervals: what a trace shows; None: nobody traces the call.
+        left_out: how many there were beyond MOST_INTERVALS.
         waiting_since: when the call last began to wait for the device.
     """
 
@@ -54,6 +59,7 @@ class Timings:
         self.whole = whole
         self.seconds: dict[Stage, float] = {}
         self.intervals: list[Interval] | None = None
+        self.left_out = 0
         self.waiting_since = 0.0
 
     def add(self, stage: Stage, seconds: float) -> None:
@@ -66,8 +72,12 @@ class Timings:
         self, name: str, began: float, ended: float, **about: str | int | float | bool
     ) -> None:
         """Note for the trace when something was done; nothing where nobody traces."""
-        if self.intervals is not None:
+        if self.intervals is None:
+            return
+        if len(self.intervals) < MOST_INTERVALS:
             self.intervals.append(Interval(name, began, ended, about))
+        else:
+            self.left_out += 1
 
     @contextmanager
     def taking(self, name: str, **about: str | int | float | bool) -> Generator[None]:
