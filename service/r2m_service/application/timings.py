@@ -61,17 +61,30 @@ class Timings:
         self.intervals: list[Interval] | None = None
         self.left_out = 0
         self.waiting_since = 0.0
+        self._joined: tuple[Timings, ...] = ()
+
+    def go_on_in(self, call: Timings) -> None:
+        """From now on the work is done for another call too, which waits for what this one began.
+
+        It may be an align's reply, or a retry: the call that began it is over.
+        """
+        if call is not self:
+            self._joined = (*self._joined, call)  # a new one: the device thread may be reading it
 
     def add(self, stage: Stage, seconds: float) -> None:
         """Count time of a stage. The device thread and the event loop never add to the same one."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
         if self.whole is not None and stage not in DEVICE:
             self.whole.add(stage, seconds)
+        for call in self._joined:
+            call.add(stage, seconds)
 
     def took(
         self, name: str, began: float, ended: float, **about: str | int | float | bool
     ) -> None:
         """Note for the trace when something was done; nothing where nobody traces."""
+        for call in self._joined:
+            call.took(name, began, ended, **about)
         if self.intervals is None:
             return
         if len(self.intervals) < MOST_INTERVALS:
