@@ -109,6 +109,7 @@ class Align:
                 step_out_of_order, align_conflict, duplicate_id, invalid_request, storage_failed.
         """
         require_form(request)
+        await find_run(self._registry, name)  # no lock for names that nobody created
         tell(
             run=name,
             step=request.step,
@@ -118,7 +119,6 @@ class Align:
         )
         for group in request.groups:
             tell_texts(group.samples)
-        await find_run(self._registry, name)  # no lock for names that nobody created
         hashed = await asyncio.to_thread(decoded_hash, request)
         dialogue = self._dialogues.find(name, hashed)
         if dialogue is None:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from r2m.errors import Code, Problem
+from r2m_service.application.about import tell
 from r2m_service.application.contract import Answer
 from r2m_service.application.metrics_port import CANCELLED, NO_METRICS, Metrics
 from r2m_service.application.parsing import parameter_problem
@@ -130,6 +131,7 @@ class Guard:
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
+                tell(status=message["status"])
                 message["headers"] = [*message.get("headers", ()), (_REQUEST_ID, name)]
             await send(message)
 
