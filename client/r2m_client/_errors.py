@@ -110,6 +110,8 @@ class ServerError(R2MError):
         status: the code's HTTP status, over either transport; None for an unknown code that came
             over gRPC or with one sample.
         retry_after: seconds the server asked to wait, or None.
+        request_id: by which the server's log knows the call, or None: of an answer that has none,
+            or of one sample.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class ServerError(R2MError):
         retryable: bool = False,
         status: int | None = None,
         retry_after: float | None = None,
+        request_id: str | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -129,6 +132,7 @@ class ServerError(R2MError):
         self.retryable = retryable
         self.status = status
         self.retry_after = retry_after
+        self.request_id = request_id
 
     def __str__(self) -> str:
         where = f" (at {self.field})" if self.field else ""
@@ -270,7 +274,11 @@ CLASSES: dict[Code, type[ServerError]] = {
 
 
 def server_error(
-    body: Mapping[str, object], *, status: int | None = None, retry_after: float | None = None
+    body: Mapping[str, object],
+    *,
+    status: int | None = None,
+    retry_after: float | None = None,
+    request_id: str | None = None,
 ) -> ServerError:
     """The exception for an error's wire form `{"code", "message", "retryable", "field"?}`.
 
@@ -278,6 +286,7 @@ def server_error(
         body: as in the interface; unknown keys are ignored.
         status: HTTP status of the answer it came in; the table's is taken where it is known.
         retry_after: seconds, where the answer asked for a pause.
+        request_id: of the call, where the answer has it.
     """
     name = str(body.get("code") or "")
     try:
@@ -295,4 +304,5 @@ def server_error(
         retryable=stated if isinstance(stated, bool) else retryable,
         status=status,
         retry_after=retry_after,
+        request_id=request_id,
     )

@@ -251,17 +251,17 @@ def grpc_failure(error: Failed, where: str) -> R2MError:
 
 def _details(metadata: Any, said: str) -> R2MError | None:
     """The error in the google.rpc.Status that a server of ours attaches, or None."""
-    for key, value in metadata or ():
-        if key != DETAILS:
-            continue
-        try:
-            return _status_error(status_pb2.Status.FromString(value), said)
-        except DecodeError:
-            return None
-    return None
+    found: dict[str, Any] = dict(metadata or ())
+    if DETAILS not in found:
+        return None
+    try:
+        status = status_pb2.Status.FromString(found[DETAILS])
+    except DecodeError:
+        return None
+    return _status_error(status, said, found.get("x-request-id"))
 
 
-def _status_error(status: status_pb2.Status, said: str) -> R2MError | None:
+def _status_error(status: status_pb2.Status, said: str, request_id: str | None) -> R2MError | None:
     info, pause = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     found, wait = False, None
     for detail in status.details:
@@ -277,4 +277,4 @@ def _status_error(status: status_pb2.Status, said: str) -> R2MError | None:
         body["field"] = info.metadata["field"]
     if "retryable" in info.metadata:
         body["retryable"] = info.metadata["retryable"].lower() == "true"
-    return server_error(body, retry_after=wait)
+    return server_error(body, retry_after=wait, request_id=request_id)

@@ -85,7 +85,12 @@ def http_answer(response: httpx.Response, body: bytes, *, download: bool) -> obj
     wait = retry_after(response.headers.get("retry-after"))
     error = cast("dict[str, object]", parsed).get("error") if isinstance(parsed, dict) else None
     if status >= 400 and isinstance(error, Mapping) and "code" in error:
-        raise server_error(cast("Mapping[str, object]", error), status=status, retry_after=wait)
+        raise server_error(
+            cast("Mapping[str, object]", error),
+            status=status,
+            retry_after=wait,
+            request_id=response.headers.get("x-request-id"),
+        )
     what = response.headers.get("content-type", "no content type")
     start = " ".join(body[: 4 * EXCERPT].decode(errors="replace").split())[:EXCERPT]
     raise ProtocolError(

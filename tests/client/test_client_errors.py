@@ -236,7 +236,9 @@ def test_retry_after_is_a_number_or_a_date():
     "error",
     [
         _errors.server_error({"code": "step_conflict", "message": "m", "field": "step"}),
-        _errors.server_error({"code": "deadline_exceeded", "message": "m"}, retry_after=1.0),
+        _errors.server_error(
+            {"code": "deadline_exceeded", "message": "m"}, retry_after=1.0, request_id="4711"
+        ),
         ConnectError("gone", maybe_sent=False),
         DeadlineError("late"),
         ProtocolError("page", status=502, passing=True),

@@ -199,7 +199,17 @@ def test_docker_reads_the_file_where_it_is_installed(tmp_path):
     there = docker and subprocess.run([docker, "compose", "version"], capture_output=True)
     if not there or there.returncode:
         pytest.skip("docker compose is not here")
-    command = [docker, "compose", "-f", DOCKER / "compose.yaml", "--profile", "postgres", "config"]
+    command = [
+        docker,
+        "compose",
+        "-f",
+        DOCKER / "compose.yaml",
+        "--profile",
+        "postgres",
+        "--profile",
+        "traces",
+        "config",
+    ]
     done = subprocess.run(
         [*command, "--quiet"], env={**os.environ, "MODEL": str(tmp_path)}, capture_output=True
     )

@@ -14,7 +14,7 @@ from support.processes import Process
 from support.rollouts import WIDTH_P
 
 from r2m.v1 import r2m_pb2 as pb
-from r2m_client import Client, Group, R2MError, Sample
+from r2m_client import Client, Group, Label, Pair, R2MError, Sample, ServerError
 from r2m_service.access.keyfile import KeyFile
 from r2m_service.application.about import about_call, content, tell
 from r2m_service.application.samples import tell_texts
@@ -123,6 +123,17 @@ def logged(reward_model, tmp_path_factory):
         for url in (server.http, server.grpc):
             with Client(url, api_key=key, retries=0) as client:
                 _work(client, "run-" + url.split(":")[0])
+                refused = []
+                for wrong in (
+                    lambda: client.run(f"nobody-{PROMPT[:6]}"),
+                    lambda: client.score([Sample("s", PROMPT)] * 2, run="run-http"),
+                    lambda: client.create_run("bad name", method={PROMPT: RESPONSE}),
+                    lambda: client.rollback("run-http", to=99, reason=RESPONSE),
+                ):
+                    with pytest.raises(ServerError) as caught:
+                        wrong()
+                    refused.append(caught.value.request_id)
+                answers[f"refused over {url[:4]}"] = refused
             with (
                 Client(url, api_key=f"r2m_{row.id}_{'0' * 43}", retries=0) as stranger,
                 pytest.raises(R2MError),
@@ -149,6 +160,12 @@ def logged(reward_model, tmp_path_factory):
             with pytest.raises(grpc.RpcError) as refused:
                 call(b"", metadata=(("x-request-id", "refused-id"),))
             answers["refused"] = dict(refused.value.trailing_metadata())
+            for method in ("Score", "AlignStream", "ScoreStream", "AddLabels"):
+                for garbage in (PROMPT.encode(), b"\xff" * 9, pb.ScoreRequest(run=PROMPT * 9)):
+                    raw = garbage if isinstance(garbage, bytes) else garbage.SerializeToString()
+                    stream = channel.stream_stream(f"/r2m.v1.RewardModelService/{method}")
+                    with pytest.raises(grpc.RpcError):
+                        list(stream(iter([raw]), metadata=meta[:1]))
     finally:
         code, output = server.end()
     assert code == 0, output
@@ -162,6 +179,15 @@ def _work(client, run):
     client.align(run, step=1, groups=[Group("g", made)])
     with pytest.raises(R2MError):
         client.align(run, step=9, groups=[Group("g", made)])
+    labels = [Label(id=one.id, grade=0.5) for one in made] + [Label(id=RESPONSE, grade=1.0)]
+    assert client.add_labels(run, labels).labels[-1].error
+    client.evaluate(run, [Pair("p", made[0], made[1])], heads=[0, 1])
+    if run.endswith("grpc"):
+        with client.score_stream(run=run) as stream:
+            stream.send(made[0])
+            stream.send(Sample("empty", "", ""))
+            stream.finish()
+            assert len(list(stream)) == 2
     with pytest.raises(R2MError):
         client.score([Sample("long", PROMPT, RESPONSE + " word" * 8)], run=run).raise_for_errors()
     assert WIDTH_P
@@ -205,6 +231,33 @@ def test_a_call_keeps_its_clients_name_where_a_log_can_hold_it(logged):
     assert answers["no JSON"].headers["x-request-id"]
     assert answers["grpc"]["x-request-id"] == "grpc-id"
     assert answers["refused"]["x-request-id"] == "refused-id"
+
+
+def test_a_client_hears_by_what_name_the_log_knows_its_call(logged):
+    output, _, answers = logged
+    lines = [json.loads(line) for line in output.splitlines()]
+    codes = {one["request_id"]: one["code"] for one in lines if one["logger"] == "r2m.access"}
+    for transport in ("http", "grpc"):
+        told = [codes[one] for one in answers[f"refused over {transport}"]]
+        assert told == ["unknown_run", "duplicate_id", "invalid_request", "unknown_head"]
+
+
+def test_a_line_says_how_much_came_and_what_http_said(logged):
+    output, _, _ = logged
+    lines = [json.loads(line) for line in output.splitlines()]
+    scores = [one for one in lines if one.get("method") == "score" and one.get("run")]
+    assert {one["transport"] for one in scores if one["bytes"] > 100} == {"http", "grpc"}
+    assert {one["status"] for one in scores if one["transport"] == "http"} >= {200}
+    assert all("status" not in one for one in scores if one["transport"] == "grpc")
+    aligns = [one for one in lines if "align" in str(one.get("method")) and one.get("verdict")]
+    assert [one["transport"] for one in aligns if one["bytes"] > 100] == ["http", "grpc"]
+    (whole,) = [
+        one for one in lines if one.get("method") == "score_stream" and one.get("run") == "run-grpc"
+    ]
+    parts = [one for one in lines if one.get("method") == "stream_sample"]
+    assert {one["code"] for one in parts} == {"ok", "text_empty"}
+    assert {one["request_id"] for one in parts} == {whole["request_id"]}
+    assert {one["level"] for one in parts} == {"debug"}
 
 
 def test_the_page_has_every_field_and_its_questions_have_answers(logged, tmp_path):

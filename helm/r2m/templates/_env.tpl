@@ -66,4 +66,7 @@
 - name: {{ printf "R2M_%s" (upper $name) }}
   value: {{ include "r2m.plain" $value | quote }}
 {{- end }}
+{{- with $values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}

@@ -20,11 +20,17 @@ content.setLevel(logging.CRITICAL)
 _now: ContextVar[dict[str, Fact] | None] = ContextVar("r2m_about", default=None)
 
 
+LONGEST = 256
+"""Characters of a fact. Some are told before anybody has looked at them, and spans are held."""
+
+
 def tell(**facts: Fact | None) -> None:
     """Add to what is known of the call at hand; None is nothing known."""
     known = _now.get()
     if known is not None:
-        known.update({name: fact for name, fact in facts.items() if fact is not None})
+        for name, fact in facts.items():
+            if fact is not None:
+                known[name] = fact[:LONGEST] if isinstance(fact, str) else fact
 
 
 def known() -> Mapping[str, Fact]:

@@ -27,7 +27,7 @@ from r2m_service.application.contract import (
     ReplyAlignRequest,
     SampleError,
 )
-from r2m_service.application.dialogue import Dialogue, Dialogues
+from r2m_service.application.dialogue import Dialogue, Dialogues, told
 from r2m_service.application.engine_port import (
     AlignGroup,
     AlignJob,
@@ -109,6 +109,7 @@ class Align:
                 step_out_of_order, align_conflict, duplicate_id, invalid_request, storage_failed.
         """
         require_form(request)
+        await find_run(self._registry, name)  # no lock for names that nobody created
         tell(
             run=name,
             step=request.step,
@@ -118,12 +119,13 @@ class Align:
         )
         for group in request.groups:
             tell_texts(group.samples)
-        await find_run(self._registry, name)  # no lock for names that nobody created
         hashed = await asyncio.to_thread(decoded_hash, request)
         dialogue = self._dialogues.find(name, hashed)
         if dialogue is None:
             dialogue = await self._begin(name, request, hashed, progress)
-        return await dialogue.next()
+        else:
+            dialogue.join()
+        return told(await dialogue.next())
 
     async def reply(
         self, name: str, ticket: str, request: ReplyAlignRequest
@@ -135,8 +137,10 @@ class Align:
         """
         await find_run(self._registry, name)
         dialogue = self._dialogues.by_ticket(name, ticket)
+        tell(run=name)
+        dialogue.join()
         dialogue.reply(request.replies)
-        return await dialogue.next()
+        return told(await dialogue.next())
 
     async def _begin(
         self, name: str, request: AlignRequest, hashed: str, progress: OnProgress | None
@@ -158,7 +162,7 @@ class Align:
         task.add_done_callback(lambda _: (lock.release(), self._heavy.release()))
         task.add_done_callback(lambda _: self._dialogues.close(name, hashed))
         task.add_done_callback(self._running.discard)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        task.add_done_callback(dialogue.concluded)
         return dialogue
 
     @asynccontextmanager
@@ -216,7 +220,6 @@ class Align:
                 f"run {name!r} went on meanwhile, and head {context.parent.number} or "
                 f"{context.reference.number} was let go: send the same request again",
             ) from problem
-        tell(head=answer.head, branch=answer.branch, verdict=answer.verdict)
         self._usage.concluded(name, answer.verdict, [one.error.code for one in answer.errors])
         self._committed(name)
         return answer
@@ -257,8 +260,8 @@ class Align:
             for place, group in enumerate(groups)
         ]
         jobs, results, errors = await self._prepared(context.run, groups)
-        told = GroupsTold(progress, groups, list(jobs))
-        told.left_out(results, errors)
+        heard = GroupsTold(progress, groups, list(jobs))
+        heard.left_out(results, errors)
         asking = Asking(
             context,
             dialogue,
@@ -268,7 +271,7 @@ class Align:
         )
         jobs = await asking.before(jobs, lesson.anchors.values())
         job = await self._job(context, list(jobs.values()), lesson)
-        update = await self._engine.align(job, told.measured, asking.gate)
+        update = await self._engine.align(job, heard.measured, asking.gate)
         took = asking.bytes + sum(
             bytes_of(item) or 0 for group in jobs.values() for item in group.items
         )

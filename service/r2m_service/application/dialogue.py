@@ -9,11 +9,16 @@ that ticket goes on with it. At most as many wait as aligns may run at one time.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Sequence
 
 from r2m.errors import Code, Problem
+from r2m_service.application.about import Fact, tell
 from r2m_service.application.contract import AlignAnswer, AlignPending, QuestionOut, ReplyIn
+from r2m_service.application.timings import timings
+
+logger = logging.getLogger("r2m.align")
 
 
 class Dialogue:
@@ -33,6 +38,8 @@ class Dialogue:
         self._replied: asyncio.Future[Sequence[ReplyIn]] | None = None
         self._asked = asyncio.Event()
         self.task: asyncio.Task[AlignAnswer] | None = None
+        self._spent = timings()
+        self._waiting = 0
 
     @property
     def ticket(self) -> str | None:
@@ -85,6 +92,37 @@ class Dialogue:
         Raises:
             Problem: as the align.
         """
+        self._waiting += 1
+        try:
+            return await self._next()
+        finally:
+            self._waiting -= 1
+
+    def concluded(self, task: asyncio.Task[AlignAnswer]) -> None:
+        """The work is over. Where nobody waits for it any more, no call's line says what it was."""
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled() or self._waiting:
+            return
+        if error is None:
+            facts = _facts(task.result())
+            code = facts["verdict"]
+        else:
+            facts = {"run": self._run, "step": self._step}
+            code = error.code if isinstance(error, Problem) else Code.COMPUTE_FAILED
+        bug = error is not None and not isinstance(error, Problem)
+        logger.log(
+            logging.ERROR if bug else logging.INFO,
+            "an align went on without its caller: %s",
+            code,
+            exc_info=error if bug else None,  # nobody else would hear of it
+            extra={"facts": facts},
+        )
+
+    def join(self) -> None:
+        """The call at hand waits for it too: the time that it takes from now on is its time."""
+        self._spent.go_on_in(timings())
+
+    async def _next(self) -> AlignAnswer | AlignPending:
         assert self.task is not None
         while not self.task.done():
             if self._pending is not None:
@@ -96,6 +134,19 @@ class Dialogue:
             finally:
                 asked.cancel()
         return self.task.result()
+
+
+def told(answer: AlignAnswer | AlignPending) -> AlignAnswer | AlignPending:
+    """The answer, which the call at hand is about."""
+    tell(**_facts(answer))
+    return answer
+
+
+def _facts(answer: AlignAnswer | AlignPending) -> dict[str, Fact]:
+    found: dict[str, Fact] = {"run": answer.run, "step": answer.step, "branch": answer.branch}
+    if isinstance(answer, AlignPending):
+        return {**found, "asked": len(answer.questions)}
+    return {**found, "head": answer.head, "verdict": answer.verdict}
 
 
 class Dialogues:

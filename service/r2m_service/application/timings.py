@@ -18,6 +18,10 @@ DEVICE: tuple[Stage, ...] = ("backbone", "head", "align")
 """Stages that run on the device."""
 
 
+MOST_INTERVALS = 256
+"""Of a call. One may have ten thousand batches, and its spans are made on the event loop."""
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """When something was done for a call, for its trace.
@@ -47,6 +51,7 @@ class Timings:
 
     Attributes:
         intervals: what a trace shows; None: nobody traces the call.
+        left_out: how many there were beyond MOST_INTERVALS.
         waiting_since: when the call last began to wait for the device.
     """
 
@@ -54,20 +59,38 @@ class Timings:
         self.whole = whole
         self.seconds: dict[Stage, float] = {}
         self.intervals: list[Interval] | None = None
+        self.left_out = 0
         self.waiting_since = 0.0
+        self._joined: tuple[Timings, ...] = ()
+
+    def go_on_in(self, call: Timings) -> None:
+        """From now on the work is done for another call too, which waits for what this one began.
+
+        It may be an align's reply, or a retry: the call that began it is over.
+        """
+        if call is not self:
+            self._joined = (*self._joined, call)  # a new one: the device thread may be reading it
 
     def add(self, stage: Stage, seconds: float) -> None:
         """Count time of a stage. The device thread and the event loop never add to the same one."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
         if self.whole is not None and stage not in DEVICE:
             self.whole.add(stage, seconds)
+        for call in self._joined:
+            call.add(stage, seconds)
 
     def took(
         self, name: str, began: float, ended: float, **about: str | int | float | bool
     ) -> None:
         """Note for the trace when something was done; nothing where nobody traces."""
-        if self.intervals is not None:
+        for call in self._joined:
+            call.took(name, began, ended, **about)
+        if self.intervals is None:
+            return
+        if len(self.intervals) < MOST_INTERVALS:
             self.intervals.append(Interval(name, began, ended, about))
+        else:
+            self.left_out += 1
 
     @contextmanager
     def taking(self, name: str, **about: str | int | float | bool) -> Generator[None]:

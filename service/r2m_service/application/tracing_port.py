@@ -37,7 +37,8 @@ class Tracing(Protocol):
 
         Args:
             carrier: its headers or metadata, by lower-case name: `traceparent` may be among them.
-            parent: the call that this one is a part of, in place of the carrier's.
+            parent: the call that this one is a part of, in place of the carrier's: it is traced
+                where that is.
         """
         ...
 

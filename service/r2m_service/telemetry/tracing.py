@@ -91,12 +91,14 @@ class OtlpTracing:
     def begin(self, carrier: Mapping[str, str], parent: CallSpan | None = None) -> CallSpan:
         """See the port."""
         # A context of our own: nothing that runs in this process has one to inherit.
-        context = otel_context.Context()
-        if isinstance(parent, _Span):
-            context = trace.set_span_in_context(parent.span, context)
+        context, kind = otel_context.Context(), trace.SpanKind.SERVER
+        if parent is not None:
+            if not isinstance(parent, _Span):
+                return NO_SPAN  # its whole is not traced: by itself it would be a trace of its own
+            context, kind = trace.set_span_in_context(parent.span, context), trace.SpanKind.INTERNAL
         elif carrier:
             context = self._propagator.extract(carrier, context)
-        span = self._tracer.start_span("call", context, kind=trace.SpanKind.SERVER)
+        span = self._tracer.start_span("call", context, kind=kind)
         return _Span(span, self._tracer) if span.is_recording() else NO_SPAN
 
     def close(self, seconds: float) -> None:

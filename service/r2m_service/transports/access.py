@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Protocol
 
 from r2m.errors import Code, Problem
 from r2m_service.application.about import tell
-from r2m_service.application.contract import RunList
+from r2m_service.application.contract import NAME_PATTERN, RunList
 from r2m_service.domain.access import Key, Scope, Standing, id_of
 from r2m_service.domain.runs import REFERENCE
 
@@ -175,7 +176,8 @@ def require_run(run: str | None) -> None:
         Problem: forbidden, whether or not there is such a run.
     """
     key = _caller.get()
-    tell(run=run or None)
+    if run and re.fullmatch(NAME_PATTERN, run):
+        tell(run=run)  # anything else is no run's name: for all we know, it is a text
     if key is not None and run and not key.opens(run):
         raise Problem(
             Code.FORBIDDEN, "the key is bound to other runs than the one named here", field="run"

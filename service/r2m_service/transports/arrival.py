@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -17,7 +17,8 @@ from r2m_service.application.tracing_port import NO_SPAN, NO_TRACING, CallSpan, 
 REQUEST_ID = "x-request-id"
 """Header, and key of gRPC's metadata: of a call, and of its answer."""
 
-TRACE_KEYS = ("traceparent", "tracestate")
+TRACE_STATE = "tracestate"
+TRACE_KEYS = ("traceparent", TRACE_STATE)
 """W3C Trace Context."""
 
 _GIVEN = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -41,6 +42,23 @@ class Arrival:
 
 
 _now: ContextVar[Arrival | None] = ContextVar("r2m_arrival", default=None)
+
+
+def brought(sent: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Of a call's headers, or metadata, those that `arrive` looks at.
+
+    `tracestate` may come in parts, which are one list (W3C). What else comes twice is not believed.
+
+    Args:
+        sent: by lower-case name.
+    """
+    found: dict[str, str] = {}
+    for key, value in sent:
+        if key not in found:
+            found[key] = value
+        else:
+            found[key] = f"{found[key]},{value}" if key == TRACE_STATE else ""
+    return found
 
 
 def arrive(headers: Mapping[str, str], tracing: Tracing) -> Arrival:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from r2m.errors import Problem
+from r2m.errors import Code, Problem
 from r2m_service.application.about import Fact, about_call
 from r2m_service.application.metrics_port import CANCELLED, OK, Called, Metrics, Transport
 from r2m_service.application.timings import timed, timed_part
@@ -75,10 +75,15 @@ def counted(
         except asyncio.CancelledError:
             outcome.code = CANCELLED
             raise
+        except Exception:
+            outcome.code = Code.COMPUTE_FAILED.value  # a bug of ours is never an `ok`
+            raise
         finally:
             _now.reset(token)
             seconds = time.perf_counter() - began
             facts |= {"transport": transport, "method": outcome.method, "code": outcome.code}
+            if spent.left_out:
+                facts["spans_left_out"] = spent.left_out
             if outcome.counts:
                 lasting = outcome.method == STREAM
                 stages = {} if lasting else dict(spent.seconds)

@@ -10,14 +10,17 @@ import grpc
 import grpc.aio
 
 from r2m.errors import Problem
+from r2m_service.application.metrics_port import NO_METRICS, Metrics
 from r2m_service.application.tracing_port import NO_TRACING, Tracing
 from r2m_service.transports.access import OF_METHOD, Gate
-from r2m_service.transports.arrival import REQUEST_ID, TRACE_KEYS, arrive
+from r2m_service.transports.arrival import REQUEST_ID, TRACE_KEYS, arrive, brought
+from r2m_service.transports.counting import UNKNOWN, counted, snake
 from r2m_service.transports.grpc.errors import Context, abort
 from r2m_service.transports.grpc.streams import drain
 from r2m_service.transports.limits import ByteBudget
 
 AUTHORIZATION = "authorization"
+_OURS = "/r2m.v1."
 _LOOKED_AT = frozenset({AUTHORIZATION, REQUEST_ID, *TRACE_KEYS})
 
 MOST_DRAINED = 4
@@ -33,13 +36,21 @@ class Door(grpc.aio.ServerInterceptor):
         gate: who is let in.
         budget: bytes in flight.
         max_bytes: of one message.
+        metrics: hears of calls that are refused here.
         tracing: makes a span of each call.
     """
 
     def __init__(
-        self, gate: Gate, budget: ByteBudget, max_bytes: int, tracing: Tracing = NO_TRACING
+        self,
+        gate: Gate,
+        budget: ByteBudget,
+        max_bytes: int,
+        *,
+        metrics: Metrics = NO_METRICS,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._gate = gate
+        self._metrics = metrics
         self._tracing = tracing
         self._budget = budget
         self._reserve = max_bytes if budget.total is None else min(max_bytes, budget.total)
@@ -55,20 +66,24 @@ class Door(grpc.aio.ServerInterceptor):
         if handler is None:  # there is no such method, and gRPC says so
             return None
         name = handler_call_details.method
-        found = _looked_at(handler_call_details)
-        arrive(found, self._tracing)
+        sent = _sent(handler_call_details)
+        arrive(brought(sent), self._tracing)
+        keys = [value for key, value in sent if key == AUTHORIZATION]
         try:
-            self._gate.admit(OF_METHOD.get(name), found.get(AUTHORIZATION))
+            self._gate.admit(OF_METHOD.get(name), keys[0] if keys else None)
         except Problem as problem:
+            method = snake(name.rpartition("/")[2]) if name.startswith(_OURS) else UNKNOWN
             return self._refusing(
-                problem, stream=handler.request_streaming and handler.response_streaming
+                problem, method, stream=handler.request_streaming and handler.response_streaming
             )
         return handler
 
-    def _refusing(self, problem: Problem, *, stream: bool) -> Any:
+    def _refusing(self, problem: Problem, method: str, *, stream: bool) -> Any:
         async def refuse(_: Any, context: Context) -> None:
-            if stream:
-                await self._hear_out(context)
+            with contextlib.suppress(Problem), counted(self._metrics, "grpc", method):
+                if stream:
+                    await self._hear_out(context)
+                raise problem
             await abort(context, problem)
 
         # On the wire every method is a stream of messages, both ways.
@@ -91,11 +106,11 @@ class Door(grpc.aio.ServerInterceptor):
             self._drained -= 1
 
 
-def _looked_at(call: grpc.HandlerCallDetails) -> dict[str, str]:
-    """The metadata that says whose call it is; of one key the first."""
+def _sent(call: grpc.HandlerCallDetails) -> list[tuple[str, str]]:
+    """The metadata that says whose call it is."""
     metadata = cast("tuple[tuple[str, str | bytes], ...]", call.invocation_metadata or ())
-    found: dict[str, str] = {}
-    for key, value in metadata:
-        if key in _LOOKED_AT and key not in found:
-            found[key] = value if isinstance(value, str) else value.decode(errors="replace")
-    return found
+    return [
+        (key, value if isinstance(value, str) else value.decode(errors="replace"))
+        for key, value in metadata
+        if key in _LOOKED_AT
+    ]

@@ -38,6 +38,7 @@ import grpc.aio
 from r2m.errors import Code, Problem
 from r2m.tensors import Bytes
 from r2m.v1 import r2m_pb2 as pb
+from r2m_service.application.about import tell
 from r2m_service.application.contract import SampleIn, ScoreOut
 from r2m_service.application.parsing import excerpt, parse
 from r2m_service.application.samples import error_out
@@ -267,6 +268,7 @@ class OpenStream:
             sample = await upload.arrive(self._bounds.idle_seconds)
             # Not earlier: how fast a client sends its chunks is not the server's latency.
             with counted(self._bounds.metrics, "grpc", STREAM_SAMPLE, part=True):
+                tell(bytes=size)
                 answer = await only_problems(self._scoring.score(sample), name="ScoreStream")
                 if answer.error is not None:
                     note(answer.error.code)

@@ -67,7 +67,9 @@ def build_grpc(
     held = budget or ByteBudget()
     memory = buffers or BufferPool()
     server = grpc.aio.server(
-        interceptors=(Door(gate or Gate(), held, max_message_bytes, tracing),),
+        interceptors=(
+            Door(gate or Gate(), held, max_message_bytes, metrics=metrics, tracing=tracing),
+        ),
         maximum_concurrent_rpcs=max_calls,
         options=[
             ("grpc.max_receive_message_length", max_message_bytes),

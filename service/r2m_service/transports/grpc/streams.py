@@ -10,6 +10,7 @@ import grpc.aio
 
 from r2m.errors import Code, Problem
 from r2m.v1 import r2m_pb2 as pb
+from r2m_service.application import about
 from r2m_service.application.contract import AlignAnswer, AlignPending, AlignRequest, Progress
 from r2m_service.application.parsing import parse
 from r2m_service.application.timings import timed
@@ -88,6 +89,7 @@ class AlignStream:
                 f"the hidden states take {upload.size} bytes, a call may bring {self._max_bytes}: "
                 "send fewer groups a call",
             )
+        about.tell(bytes=len(raw) + upload.size)
         async with self._budget.hold(len(raw) + upload.size, wait=True):
             async with while_ready(self._application.require_ready):
                 await self._receive(context, upload)

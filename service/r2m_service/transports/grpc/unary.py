@@ -8,6 +8,7 @@ from typing import Any, cast
 import grpc.aio
 
 from r2m.errors import Code, Problem
+from r2m_service.application import about
 from r2m_service.application.metrics_port import NO_METRICS, Metrics
 from r2m_service.application.timings import timed
 from r2m_service.transports.access import require_run
@@ -81,5 +82,6 @@ class UnaryCalls:
             raw: Any = await within(self._idle_seconds, context.read())
         if raw is grpc.aio.EOF:
             raise Problem(Code.INVALID_REQUEST, "the call holds no message")
+        about.tell(bytes=len(cast("bytes", raw)))
         share.shrink(min(len(cast("bytes", raw)), share.size))
         return cast("bytes", raw)

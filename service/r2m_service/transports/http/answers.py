@@ -14,12 +14,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from r2m.errors import Code, Problem
+from r2m_service.application.about import tell
 from r2m_service.application.contract import Answer
 from r2m_service.application.metrics_port import CANCELLED, NO_METRICS, Metrics
 from r2m_service.application.parsing import parameter_problem
 from r2m_service.application.timings import Timings
 from r2m_service.application.tracing_port import NO_TRACING, Tracing
-from r2m_service.transports.arrival import REQUEST_ID, TRACE_KEYS, arrive
+from r2m_service.transports.arrival import REQUEST_ID, TRACE_KEYS, arrive, brought
 from r2m_service.transports.counting import UNKNOWN, counted, note
 from r2m_service.transports.failures import only_problems, retry_after
 
@@ -72,11 +73,11 @@ _LOOKED_AT = {key.encode(): key for key in (REQUEST_ID, *TRACE_KEYS)}
 
 def _headers(scope: Scope) -> dict[str, str]:
     """Those that say whose call it is."""
-    return {
-        _LOOKED_AT[key]: value.decode("latin-1")
+    return brought(
+        (_LOOKED_AT[key], value.decode("latin-1"))
         for key, value in scope["headers"]
         if key in _LOOKED_AT
-    }
+    )
 
 
 async def on_problem(request: Request, error: Exception) -> Response:
@@ -130,6 +131,7 @@ class Guard:
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
+                tell(status=message["status"])
                 message["headers"] = [*message.get("headers", ()), (_REQUEST_ID, name)]
             await send(message)
 
@@ -157,7 +159,7 @@ class Guard:
                 if not isinstance(error, ClientDisconnect) and not started:
                     raise
                 note(CANCELLED)
-                log.debug("the client of %s hung up", scope["path"])
+                log.debug("the client of %s hung up", method_of(_route(scope)))
 
         try:
             await only_problems(run(), name=f"{scope['method']} {scope['path']!r}")

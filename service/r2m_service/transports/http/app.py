@@ -23,7 +23,7 @@ from r2m_service.transports.http.answers import (
     on_validation_error,
 )
 from r2m_service.transports.http.body import Intake
-from r2m_service.transports.http.docs import DocumentedApp, operation
+from r2m_service.transports.http.docs import NO_TELEMETRY, DocumentedApp, operation
 from r2m_service.transports.http.door import door
 from r2m_service.transports.http.labels import labels
 from r2m_service.transports.http.metrics import Scrape
@@ -86,6 +86,7 @@ def build_app(
         # A route of ours instead: FastAPI's own would need no key.
         openapi_url=None,
         redirect_slashes=False,
+        telemetry=NO_TELEMETRY,
         generate_unique_id_function=_operation_id,
     )
     app.more_requests = MESSAGES

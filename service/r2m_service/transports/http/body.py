@@ -11,6 +11,7 @@ from typing import TypeVar
 from starlette.requests import Request
 
 from r2m.errors import Code, Problem
+from r2m_service.application.about import tell
 from r2m_service.application.parsing import parse, parse_json
 from r2m_service.transports.buffers import BufferPool
 from r2m_service.transports.http.tensors import attach, decode
@@ -70,6 +71,7 @@ class Intake:
             async with self.budget.hold(declared, wait=False):
                 async with while_ready(self.application.require_ready):
                     body = await self._read(request, media, declared)
+                tell(bytes=len(body))
                 if len(body) > SMALL_BYTES:
                     # Megabytes of JSON take long enough that others would notice.
                     yield await asyncio.to_thread(_decoded, model, body)

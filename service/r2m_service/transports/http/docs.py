@@ -149,6 +149,11 @@ def _error_example(code: Code) -> dict[str, Any]:
     return {"error": {"code": code.value, "message": row.meaning, "retryable": row.retryable}}
 
 
+NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+"""FastAPI's own, of newer releases: it would send queries, and what exceptions say, to whatever
+provider somebody has injected into the process. Spans of calls are `transports.counting`'s."""
+
+
 class DocumentedApp(FastAPI):
     """FastAPI, with the request messages that its routes read by hand among the components.
 

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from r2m.errors import Code, Problem
 from r2m_service.transports.http.answers import Guard, on_http_exception, on_problem
-from r2m_service.transports.http.docs import operation
+from r2m_service.transports.http.docs import NO_TELEMETRY, operation
 from r2m_service.transports.http.metrics import Scrape, metrics
 from r2m_service.transports.interface import Application
 from r2m_service.transports.limits import ByteBudget, RequestLimit
@@ -31,7 +31,13 @@ def build_ops(
         requests: requests in hand, to be shown.
         scrape: gives what GET /metrics answers; None: there is no such path.
     """
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app = FastAPI(
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        telemetry=NO_TELEMETRY,
+    )
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_middleware(Guard)
