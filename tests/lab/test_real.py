@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -92,7 +95,7 @@ def test_the_cache_goes_by_the_model_and_the_texts(models, tmp_path):
     texts = [Text("a", "Paris"), Text("b", "the sea")]
 
     def key(texts, model, reader="policy"):
-        return embed._work(texts, reader, model, tmp_path, tmp_path).file
+        return embed._work(texts, reader, model, None, tmp_path).file
 
     assert key(texts, models[0]) == key(list(texts), models[0])
     keys = {
@@ -102,16 +105,13 @@ def test_the_cache_goes_by_the_model_and_the_texts(models, tmp_path):
     assert len(keys) == 4
 
 
-def test_labels_teach_what_can_be_learnt(folder, models, tmp_path, monkeypatch):
+def test_labels_teach_what_can_be_learnt(folder, models, tmp_path):
     """End to end: of all arms, on one split; states of the two readers differ."""
-    monkeypatch.setattr("lab.real.study.STEPS", 6)
-    monkeypatch.setattr("lab.real.study.GROUPS_A_STEP", 4)
-    monkeypatch.setattr(embed, "_backbone", lambda model, head: embed.load_backbone(model))
     groups = data.read_groups(folder / data.GROUPS_FILE, 18)
     pairs = data.read_pairs(folder / data.PAIRS_FILE, 10)
     texts = [t for g in groups for t in g.texts] + [t for p in pairs for t in (p.better, p.worse)]
     work = [
-        embed._work(part, reader, models[0], tmp_path, tmp_path)
+        embed._work(part, reader, models[0], None, tmp_path)
         for reader in ("reward model", "policy")
         for part in _chunks(
             sorted(set(texts), key=lambda t: (len(t.prompt) + len(t.response), str(t)))
@@ -119,11 +119,12 @@ def test_labels_teach_what_can_be_learnt(folder, models, tmp_path, monkeypatch):
     ]
     for one in work:
         embed._make(one)
-    found = embed.embed(texts, models[0], tmp_path, tmp_path, 1)
+    found = embed.embed(texts, models[0], None, tmp_path, 1)
     assert set(found) == set(texts)
     one = found[texts[0]]
     assert one.own_SR.shape != one.policy_SP.shape  # the template's own tokens
     study = Study(groups, pairs, found, data.split(groups, 0), 0)
+    study.steps, study.groups_a_step = 6, 4
     before = study.vanilla()
     for arm in ARMS:
         measured = study.run(arm)
@@ -157,3 +158,26 @@ def test_few_splits_have_no_numbers():
     text = main_table(found, ARMS).text() + questions_table(found).text()
     assert "too few" in text
     assert "±" not in text.split("After")[0]
+
+
+def test_the_whole_of_it(folder, models, tmp_path):
+    """As `make lab-real`: processes of its own, a table, the numbers."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lab.real", "--model", models[0], "--prompts", "18", "--pairs", "3",
+         "--splits", "5", "--steps", "2", "--groups", "4", "--workers", "2",
+         "--out", tmp_path / "out", "--cache", tmp_path / "cache"],
+        capture_output=True, text=True, timeout=110,
+        env=os.environ | {"PYTHONPATH": "benchmarks", data.VARIABLE: str(folder)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "vanilla, before" in done.stdout
+    assert "labelled" in done.stdout
+    kept = json.loads((tmp_path / "out" / "real.json").read_text())
+    assert {len(splits) for splits in kept["arms"].values()} == {5}
+    assert list((tmp_path / "cache").glob("*.safetensors"))
+
+
+def test_too_little_data_is_said(folder, models, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(data.VARIABLE, str(folder))
+    assert command.main(["--model", str(models[0]), "--cache", str(tmp_path)]) == 2
+    assert "18 prompts have 4 short responses each" in capsys.readouterr().err

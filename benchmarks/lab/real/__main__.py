@@ -17,8 +17,8 @@ from bench.models import smollm2
 from bench.report import Table, machine_line, replace_between
 from lab.evidence import PAGE
 from lab.real import data
-from lab.real.arms import ARMS
-from lab.real.run import Found, material, run_all
+from lab.real.arms import ARMS, GROUPS_A_STEP, STEPS
+from lab.real.run import Found, Setting, TooLittleError, material, run_all
 from lab.real.tables import main_table, questions_table
 from lab.stats import FEWEST
 
@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "lab")
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "lab")
     parser.add_argument("--model", type=Path, help="a causal LM's folder; default: SmolLM2-135M")
-    parser.add_argument("--head", type=Path, default=HEAD, help=argparse.SUPPRESS)
+    parser.add_argument("--head", type=Path, help="its scoring head, if it has none of its own")
+    parser.add_argument("--steps", type=int, default=STEPS, help="aligns of each arm")
+    parser.add_argument("--groups", type=int, default=GROUPS_A_STEP, help="of each align")
     parser.add_argument("--write", action="store_true", help="docs/evidence.md, too")
     given = parser.parse_args(arguments)
     if given.splits < FEWEST:
@@ -48,23 +50,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     what, started = machine.describe(), time.monotonic()
-    model = given.model or smollm2(lambda line: print(line, file=sys.stderr))
-    setting = (
-        str(folder),
-        given.prompts,
-        given.pairs,
-        str(model),
-        str(given.head),
-        str(given.cache),
+    own = given.model is not None
+    setting = Setting(
+        folder=folder,
+        prompts=given.prompts,
+        pairs=given.pairs,
+        model=given.model if own else smollm2(lambda line: print(line, file=sys.stderr)),
+        head=given.head if own else HEAD,
+        kept=given.cache,
+        steps=given.steps,
+        groups_a_step=given.groups,
     )
-    groups, pairs, _ = material(*setting, workers=given.workers)
+    try:
+        of = material(setting, given.workers)
+    except TooLittleError as error:
+        print(error, file=sys.stderr)
+        return 2
     print(f"({time.monotonic() - started:.0f} s so far)", file=sys.stderr)
     found = run_all(setting, given.splits, given.workers)
     tables = [main_table(found, ARMS), questions_table(found)]
     tables[0].notes.insert(
         0,
-        f"{len(groups)} prompts of AlpacaEval with {data.K} responses each, GPT-4's preference as "
-        f"gold, in thirds by prompt: fit, align, held out; {len(pairs)} PandaLM pairs with a "
+        f"{len(of.groups)} prompts of AlpacaEval, {data.K} responses each, GPT-4's preference as "
+        f"gold, in thirds by prompt: fit, align, held out; {len(of.pairs)} PandaLM pairs with a "
         f"majority of three people. {given.splits} splits.",
     )
     for table in tables:

@@ -35,6 +35,8 @@ ARMS = (
     LABELLED.but("backbone-25", "- the reward model's own states", attended="backbone"),
     LABELLED.but("none-25", "- no states: the scoring head alone", attended="none"),
     LABELLED.but("labelled-50", "`labelled`, 50 %", labelled=0.50),
+    LABELLED.but("labelled-100", "`labelled`, all of them", labelled=1.0),
+    LABELLED.but("none-100", "- the scoring head alone", labelled=1.0, attended="none"),
     Arm(
         name="refit-25",
         says="the vanilla head fitted anew, the 25 % added to its data",
@@ -43,6 +45,7 @@ ARMS = (
     ),
 )
 QUESTIONS = (
+    ("Do labels on all groups help?", "labelled-100", None),
     ("Does the paper's update help?", "paper-1e-4", None),
     ("Does `guarded` help, without labels?", "guarded", None),
     ("Do labels on 25 % of the groups help?", "labelled-25", None),

@@ -51,14 +51,14 @@ class Embedded:
 @dataclass(frozen=True, slots=True)
 class _Work:
     model: str
-    head: str
+    head: str | None
     reader: Reader
     texts: Sequence[Text]
     file: Path
 
 
 def embed(
-    texts: Sequence[Text], model: Path, head: Path, folder: Path, workers: int
+    texts: Sequence[Text], model: Path, head: Path | None, folder: Path, workers: int
 ) -> Mapping[Text, Embedded]:
     """Every text by both readers, from the cache or computed with a bar."""
     distinct = in_order(texts)
@@ -96,10 +96,14 @@ def in_order(texts: Sequence[Text]) -> list[Text]:
     return sorted(set(texts), key=lambda one: (len(one.prompt) + len(one.response), str(one)))
 
 
-def _work(texts: Sequence[Text], reader: Reader, model: Path, head: Path, folder: Path) -> _Work:
+def _work(
+    texts: Sequence[Text], reader: Reader, model: Path, head: Path | None, folder: Path
+) -> _Work:
     what = [asdict(one) for one in texts], reader, _hash(model / "model.safetensors")
     key = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-    return _Work(str(model), str(head), reader, texts, folder / f"{key}.safetensors")
+    return _Work(
+        str(model), str(head) if head else None, reader, texts, folder / f"{key}.safetensors"
+    )
 
 
 @cache
@@ -109,9 +113,9 @@ def _hash(path: Path) -> str:
 
 
 @cache
-def _backbone(model: str, head: str) -> Backbone:
+def _backbone(model: str, head: str | None) -> Backbone:
     torch.set_num_threads(1)
-    return load_backbone(model, head_file=Path(head), dtype="float32")
+    return load_backbone(model, head_file=Path(head) if head else None, dtype="float32")
 
 
 def _make(work: _Work) -> None:

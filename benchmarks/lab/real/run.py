@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,30 +15,71 @@ from rich.progress import track
 
 from lab.arms import Arm
 from lab.real import data
-from lab.real.arms import ARMS
+from lab.real.arms import ARMS, GROUPS_A_STEP, STEPS
 from lab.real.embed import Embedded, embed
 from lab.real.study import Measured, Study
+
+
+class TooLittleError(RuntimeError):
+    """The data does not hold enough."""
+
 
 VANILLA = "vanilla"
 Found = dict[str, dict[int, Measured]]
 """By arm and split."""
-Setting = tuple[str, int, int, str, str, str]
-"""Data folder, prompts, pairs, model, head, cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is run.
+
+    Attributes:
+        folder: of the data.
+        prompts, pairs: how many.
+        model, head: of the reward model; no head: the model has one.
+        kept: where embeddings are kept.
+        steps, groups_a_step: of each arm's aligns.
+    """
+
+    folder: Path
+    prompts: int
+    pairs: int
+    model: Path
+    head: Path | None
+    kept: Path
+    steps: int = STEPS
+    groups_a_step: int = GROUPS_A_STEP
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """The groups, the pairs, and every text's embedding."""
+
+    groups: Sequence[data.Group]
+    pairs: Sequence[data.Pair]
+    found: Mapping[data.Text, Embedded]
 
 
 @cache
-def material(
-    folder: str, prompts: int, pairs: int, model: str, head: str, kept: str, *, workers: int
-) -> tuple[Sequence[data.Group], Sequence[data.Pair], Mapping[data.Text, Embedded]]:
-    """The groups, the pairs, and every text's embedding, once a process."""
-    groups = data.read_groups(Path(folder) / data.GROUPS_FILE, prompts)
-    if len(groups) < 3:
-        raise SystemExit(f"{len(groups)} prompts have {data.K} short responses: too few to split")
+def material(setting: Setting, workers: int = 1) -> Material:
+    """Read and embed, once a process.
+
+    Raises:
+        TooLittleError: the data has too few prompts to split.
+    """
+    groups = data.read_groups(setting.folder / data.GROUPS_FILE, setting.prompts)
+    if len(groups) < 3 * setting.groups_a_step:
+        raise TooLittleError(
+            f"{len(groups)} prompts have {data.K} short responses each: a third of them is aligned "
+            f"on, {setting.groups_a_step} a step, so {3 * setting.groups_a_step} are needed"
+        )
     known = [group.texts[0].prompt for group in groups]
-    judged = data.read_pairs(Path(folder) / data.PAIRS_FILE, pairs, but=known)
+    judged = data.read_pairs(setting.folder / data.PAIRS_FILE, setting.pairs, but=known)
     texts = [text for group in groups for text in group.texts]
     texts += [text for pair in judged for text in (pair.better, pair.worse)]
-    return groups, judged, embed(texts, Path(model), Path(head), Path(kept), workers)
+    return Material(
+        groups, judged, embed(texts, setting.model, setting.head, setting.kept, workers)
+    )
 
 
 def run_all(setting: Setting, splits: int, workers: int) -> Found:
@@ -62,5 +104,8 @@ def _run(setting: Setting, arm: Arm | None, n: int) -> Measured:
 
 @cache
 def _study(setting: Setting, n: int) -> Study:
-    groups, pairs, found = material(*setting, workers=1)
-    return Study(groups, pairs, found, data.split(groups, n), n)
+    of = material(setting)
+    split = data.split(of.groups, n)
+    study = Study(of.groups, of.pairs, of.found, split, n)
+    study.steps, study.groups_a_step = setting.steps, setting.groups_a_step
+    return study

@@ -56,6 +56,7 @@ class Study:
     ) -> None:
         self._groups, self._pairs, self._found = groups, pairs, found
         self._split, self._seed = split, seed
+        self.steps, self.groups_a_step = STEPS, GROUPS_A_STEP
         every = sorted(found, key=str)
         half = len(every) // 2
         # Another prompt's text, always the same one for a text.
@@ -67,7 +68,7 @@ class Study:
         return self._measured(lambda texts: self._rte(texts) @ self._weight_R)
 
     def run(self, arm: Arm) -> Measured:
-        """The arm after `STEPS` aligns."""
+        """The arm after its aligns."""
         labelled = self._labelled(arm.labelled)
         if arm.reward == "retrained":
             more = torch.cat([self._differences(self._split.fit), self._best_worst(labelled)])
@@ -87,13 +88,13 @@ class Study:
         )
         draw = random.Random(self._seed)
         accepted = 0
-        for _ in range(STEPS):
-            batch = draw.sample(list(self._split.align), GROUPS_A_STEP)
+        for _ in range(self.steps):
+            batch = draw.sample(list(self._split.align), self.groups_a_step)
             lesson = [self._lesson(arm, place, place in labelled) for place in batch]
             accepted += learner.align(lesson).verdict == "accepted"
         return self._measured(
             lambda texts: learner.score(self._rte(texts), self._states(arm, texts)),
-            lambda texts: learner.vanilla(self._rte(texts)),
+            lambda texts: learner.omega * learner.vanilla(self._rte(texts)),
             accepted,
         )
 

@@ -50,7 +50,7 @@ def main_table(found: Found, arms: Sequence[Arm]) -> Table:
     table.notes.append(
         f"After {STEPS} aligns. ± is half a 95 % interval over splits, which share prompts: it is "
         "narrower than one over fresh prompts would be. Spread ratio and rank correlation are to "
-        "version 0, on held-out groups."
+        "version 0 at the same ω, on held-out groups."
     )
     return table
 
