@@ -14,10 +14,12 @@ from support.serving import running
 from r2m.v1 import r2m_pb2 as pb
 from r2m_client import Client
 from r2m_service.access.keyfile import KeyFile
+from r2m_service.application import about
 from r2m_service.application.metrics_port import NO_METRICS
 from r2m_service.application.timings import MOST_INTERVALS, timings
 from r2m_service.domain.access import Scope
 from r2m_service.telemetry.tracing import OtlpTracing
+from r2m_service.transports import arrival
 from r2m_service.transports.access import Gate
 from r2m_service.transports.arrival import arrive, arrived, brought
 from r2m_service.transports.counting import counted
@@ -25,6 +27,14 @@ from r2m_service.transports.counting import counted
 TRACE_ID, SPAN_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PARENT = f"00-{TRACE_ID}-{SPAN_ID}-01"
 INSIDE = 1
+
+
+@pytest.fixture(autouse=True)
+def nobodys_call():
+    """`arrive` is for a call's own task; here it is the tests' thread, which others use too."""
+    yield
+    about._now.set(None)
+    arrival._now.set(None)
 
 
 @pytest.fixture
