@@ -30,10 +30,14 @@ FIXED = ("frozen", "frozen-again", "frozen-kl", "weak-frozen", "good", "gold")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run arms and print what they show; 1 where they show nothing, 2 where they could not."""
     parser = argparse.ArgumentParser(prog="lab", description=__doc__)
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=["core"], metavar="SET",
-                        help=f"of {', '.join(SETS)}")  # fmt: skip
-    parser.add_argument("--all", action="store_true", help="every set, with all its seeds")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"at least {FEWEST}")
+    seeds = ", ".join(f"{name} ({count})" for name, count in ALL_SEEDS.items())
+    parser.add_argument("--sets", nargs="+", choices=SETS, metavar="SET",
+                        help=f"beside the core; with their seeds: {seeds}")  # fmt: skip
+    parser.add_argument("--all", action="store_true", help="every set")
+    parser.add_argument(
+        "--seeds", type=int, help=f"at least {FEWEST}; default: those of the sets, {SEEDS} for "
+        "the core by itself"
+    )  # fmt: skip
     parser.add_argument("--steps", type=int, default=STEPS, help=f"at least {SHORTEST}")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "lab")
@@ -42,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     refused = [
         f"{value} {name} would show nothing: at least {least} are needed"
         for value, name, least in (
-            (given.seeds, "seeds", FEWEST),
+            (SEEDS if given.seeds is None else given.seeds, "seeds", FEWEST),
             (given.steps, "steps", SHORTEST),
             (given.workers, "workers", 1),
         )
@@ -51,9 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if refused:
         print("\n".join(refused), file=sys.stderr)
         return 2
-    sets: list[str] = given.sets
-    chosen = {name: int(given.seeds) for name in ("core", *sets)}
-    counts = ALL_SEEDS if given.all else chosen
+    counts = dict(ALL_SEEDS) if given.all or given.sets else {"core": SEEDS}
+    if not given.all and given.sets:
+        counts = {name: counts[name] for name in counts if name in ("core", *given.sets)}
+    if given.seeds is not None:
+        counts = dict.fromkeys(counts, int(given.seeds))
     return run(counts, given.steps, given.workers, given.out, write=given.write)
 
 
@@ -80,12 +86,14 @@ def run(counts: dict[str, int], steps: int, workers: int, out: Path, *, write: b
     tables = [main_table(found, [one for one in ("core", "more") if one in counts])]
     tables.append(questions_table(found))
     if "weak" in counts:
+        weak = "with a reward model whose backbone knows little of the language"
+        tables.append(main_table(found, ["weak"], name="weak-arms", title=f"Arms, {weak}"))
         tables.append(
             questions_table(
                 found,
                 WEAK_QUESTIONS,
                 name="weak",
-                title="A reward model whose backbone knows little of the language",
+                title=f"Questions, {weak}",
             )
         )
     if "sweeps" in counts:

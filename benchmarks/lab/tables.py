@@ -41,12 +41,18 @@ WEAK_QUESTIONS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def main_table(found: Outcomes, sets: Sequence[str] = ("core", "more")) -> Table:
+def main_table(
+    found: Outcomes,
+    sets: Sequence[str] = ("core", "more"),
+    *,
+    name: str = "arms",
+    title: str = "Arms: gold of the policy, mean over seeds",
+) -> Table:
     """One row an arm: gold at its peak, at the end, at equal KL; how right the reward still is."""
-    arms = _sorted([arm for name in sets for arm in SETS[name] if arm.name in found])
+    arms = _sorted([arm for one in sets for arm in SETS[one] if arm.name in found])
     table = Table(
-        "arms",
-        "Arms: gold of the policy, mean over seeds",
+        name,
+        title,
         ["arm", "seeds", "peak", "final", *(f"at KL {level:g}" for level in KL_LEVELS),
          "pair accuracy", "final KL", "final − frozen", "wins"],
     )  # fmt: skip
