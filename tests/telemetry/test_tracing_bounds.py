@@ -1,12 +1,14 @@
 """What a trace costs at most, what is traced at all, and what a call may say of itself."""
 
 import logging
+import threading
 import time
 from types import SimpleNamespace
 
 import grpc
 import httpx
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 from support.collector import collecting
 from support.processes import Process
 from support.serving import running
@@ -62,6 +64,21 @@ def test_a_call_of_ten_thousand_batches_has_a_bounded_number_of_spans(traces):
     (call,) = [one for one in found.spans if one.name == "score"]
     assert len(inside) == MOST_INTERVALS
     assert call.facts["r2m.spans_left_out"] == 10_000 - MOST_INTERVALS
+
+
+def test_the_last_spans_hold_the_servers_end_up_for_so_long_and_no_longer(monkeypatch):
+    """Whatever OpenTelemetry makes of its own limits: here it would never come back."""
+    let_go, tracing = threading.Event(), OtlpTracing("http://127.0.0.1:9")
+    with monkeypatch.context() as for_now:
+        for_now.setattr(TracerProvider, "shutdown", lambda _: let_go.wait(120))
+        ending = threading.Thread(target=tracing.close, args=(0.1,))
+        ending.start()
+        ending.join(30)
+        held = ending.is_alive()
+        let_go.set()
+        ending.join()
+    tracing.close(10)  # its thread ends, too
+    assert not held
 
 
 def test_samples_of_a_stream_are_traced_with_it_or_not_at_all(traces):
