@@ -111,7 +111,7 @@ class Lines(TrainerCallback):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train one arm with one seed; 2 where it cannot begin."""
-    given = _parser().parse_args(arguments)
+    given = parser_of_arms().parse_args(arguments)
     for flag in ("policy", "reward", "head", "judge", "judge_head", "dataset"):
         path: Path | None = getattr(given, flag)
         if path is not None and not path.exists():
@@ -226,7 +226,8 @@ def _text(turns: Any) -> str:
     return turns if isinstance(turns, str) else str(turns[-1]["content"])
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser_of_arms() -> argparse.ArgumentParser:
+    """The flags."""
     parser = argparse.ArgumentParser(
         prog="lab.gpu",
         description=__doc__,
