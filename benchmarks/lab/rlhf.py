@@ -25,6 +25,9 @@ GROUPS, K = 8, 8
 POLICY_RATE = 2e-4
 RETRAIN_RATE = 1e-4
 REPLAYED = 64
+FIRST_STEPS, RESCORED_EVERY = 2, 4
+"""Steps whose responses are scored again later, and how often: what the head makes of them by now
+is how far its scale has moved."""
 
 Numbers = dict[str, np.ndarray]
 """By name, one row a step: `reward`, `gold`, `vanilla`, `length`, `filler` of each response
@@ -74,6 +77,8 @@ class Rlhf:
         self._draw = torch.Generator().manual_seed(1_000_003 + seed + 1_009 * arm.draws)
         self._labels = torch.Generator().manual_seed(2_000_003 + seed)
         self._noise = torch.Generator().manual_seed(3_000_017 + seed)
+        self._first: list[tuple[Batch, States | None, Tensor]] = []
+        self._rescored = (0.0, 1.0)
         self._learner: Learner | None = None
         self._retrained = copy.deepcopy(start.proxy)
         self._retraining = torch.optim.AdamW(self._retrained.parameters(), lr=RETRAIN_RATE)
@@ -96,11 +101,11 @@ class Rlhf:
         """
         rows: list[dict[str, np.ndarray | float]] = []
         for step in range(steps):
-            rows.append(self._step())
+            rows.append(self._step(step))
             told(step + 1)
         return {key: np.array([row[key] for row in rows], np.float32) for key in rows[0]}
 
-    def _step(self) -> dict[str, np.ndarray | float]:
+    def _step(self, step: int) -> dict[str, np.ndarray | float]:
         batch = self._sample()
         gold_N = world.gold(batch.tokens_NS)
         with torch.no_grad():
@@ -108,7 +113,9 @@ class Rlhf:
             log_N = self._policy.log_probabilities(batch.tokens_NS, behind_NS).sum(1)
             kl_N = log_N - self._start.policy.log_probabilities(batch.tokens_NS).sum(1)
             vanilla_N = self._start.proxy.score(batch.rte_NR)[:, 0]
-        reward_N = self._reward(batch, behind_NS, gold_N)
+        states = self._attended(batch, behind_NS)
+        reward_N = self._reward(batch, states, gold_N)
+        rescored = self._rescore(step, batch, states, reward_N)
         self._improve(batch.tokens_NS, reward_N - self.arm.policy_kl * kl_N)
         aligned = self._align(batch, gold_N)
         unknown = float("nan")
@@ -121,6 +128,8 @@ class Rlhf:
             "length": batch.lengths_N.numpy(),
             "filler": world.filler_share(batch.tokens_NS).numpy(),
             "kl": float(kl_N.mean()),
+            "first_mean": rescored[0],
+            "first_spread": rescored[1],
             "spread_ratio": unknown if ratio is None else ratio,
             "rank_correlation": unknown if rho is None else rho,
             "gre": unknown if aligned.gre is None else aligned.gre,
@@ -138,17 +147,32 @@ class Rlhf:
         return Batch(tokens_NS, lengths_N, last(own_NSW, lengths_N), _ragged(own_NSW, lengths_N))
 
     @torch.no_grad()
-    def _reward(self, batch: Batch, policy_NSW: Tensor, gold_N: Tensor) -> Tensor:
+    def _reward(self, batch: Batch, states: States | None, gold_N: Tensor) -> Tensor:
         """In units of the first reward model's spread on the first policy's responses."""
         start = self._start
         if self.arm.reward == "gold":
             return (gold_N - start.gold_mean) / start.gold_spread
         if self._learner is not None:
-            r_N = self._learner.score(batch.rte_NR, self._attended(batch, policy_NSW))
+            r_N = self._learner.score(batch.rte_NR, states)
             omega = self._learner.method.omega.at(1)
             return (r_N - omega * (start.mean - start.bias) - start.bias) / (omega * start.spread)
         r_N = self._retrained(batch.tokens_NS, batch.lengths_N)
         return (r_N - start.mean) / start.spread
+
+    def _rescore(
+        self, step: int, batch: Batch, states: States | None, reward_N: Tensor
+    ) -> tuple[float, float]:
+        """Mean and spread of the first steps' rewards, as whoever rewards has them by now."""
+        if step < FIRST_STEPS:
+            self._first.append((batch, states, reward_N))
+            rewards = [given_N for _, _, given_N in self._first]
+        elif self.arm.reward in ("proxy", "gold") or step % RESCORED_EVERY:
+            return self._rescored
+        else:
+            rewards = [self._reward(one, theirs, given_N) for one, theirs, given_N in self._first]
+        reward_M = torch.cat(rewards)
+        self._rescored = (float(reward_M.mean()), float(reward_M.std(correction=0)))
+        return self._rescored
 
     def _improve(self, tokens_NS: Tensor, reward_N: Tensor) -> None:
         """One RLOO step: each response against the mean of its group's others."""

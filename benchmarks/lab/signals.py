@@ -15,7 +15,7 @@ import numpy as np
 from bench.report import Table
 from lab.jobs import Runs
 from lab.outcomes import NOISE, SMOOTH, fall_from_peak, pair_accuracy, smooth
-from lab.rlhf import GROUPS, K, Numbers
+from lab.rlhf import FIRST_STEPS, GROUPS, K, Numbers
 from r2m.statistics import spearman, wilson
 from r2m_service.domain.audit import ALARM, BASELINE, WARN, WINDOW, AuditState
 from r2m_service.domain.audit import K as K_CUSUM
@@ -75,6 +75,35 @@ def audited_gap(share: float, threshold: float) -> Watch:
                 for reward, gold in zip(reward_N[at], gold_N[at], strict=True):
                     state = state.add(float(reward), float(gold))
             if state.cusum >= threshold:
+                return step
+        return None
+
+    return watch
+
+
+def rescored_gap(share: float, threshold: float) -> Watch:
+    """Not in the service: the same gap from the first steps' responses, all of them graded.
+
+    Their rewards are those that the head at hand gives them, so that its own change of scale is no
+    gap: what is left is how much further than the grades the rewards of *new* responses went.
+    """
+
+    def watch(run: Numbers, seed: int) -> int | None:
+        draw = np.random.default_rng(seed)
+        first = run["gold"][:FIRST_STEPS]
+        gaps: list[float] = []
+        cusum = 0.0
+        for step in range(FIRST_STEPS, len(run["gold"])):
+            mean, spread = run["first_mean"][step], max(float(run["first_spread"][step]), 1e-6)
+            for group in np.flatnonzero(draw.random(GROUPS) < share):
+                at = slice(group * K, (group + 1) * K)
+                reward_K = (run["reward"][step][at] - mean) / spread
+                grade_K = (run["gold"][step][at] - first.mean()) / max(float(first.std()), 1e-6)
+                gaps += (reward_K - grade_K).tolist()
+            while len(gaps) >= WINDOW:
+                cusum = max(0.0, cusum + float(np.mean(gaps[:WINDOW])) - K_CUSUM)
+                del gaps[:WINDOW]
+            if cusum >= threshold:
                 return step
         return None
 
@@ -190,6 +219,12 @@ def signals() -> Iterator[Signal]:
                 f"audited gap, {share:.1%} of the groups graded, {name} at {threshold:g}",
                 audited_gap(share, threshold),
             )
+    for share in (0.0625, 0.125):
+        yield Signal(
+            f"the gap, first responses graded and rescored, then {share:.1%}, alarm at {ALARM:g} "
+            "(not in the service)",
+            rescored_gap(share, ALARM),
+        )
     for share in (0.0625, 0.125):
         yield Signal(
             f"audited grades fall, {share:.1%} graded, alarm at {ALARM:g} (not in the service)",

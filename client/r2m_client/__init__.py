@@ -14,6 +14,7 @@ from r2m_client._async_client import AsyncClient
 from r2m_client._async_score_stream import AsyncScoreStream
 from r2m_client._channel_scales import ChannelScales
 from r2m_client._client import Client
+from r2m_client._control_results import Control, Controls, ControlTotal
 from r2m_client._errors import (
     AliasMoved,
     AlignConflict,
@@ -94,6 +95,9 @@ __all__ = [
     "Client",
     "Conflict",
     "ConnectError",
+    "Control",
+    "ControlTotal",
+    "Controls",
     "DeadlineError",
     "DiskInfo",
     "Drift",

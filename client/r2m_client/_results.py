@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from r2m_client._control_results import Controls
 from r2m_client._errors import SamplesFailed, ServerError
 from r2m_client._label_results import AnchorsInfo, AnchorsJudged, AuditInfo, Evidence
 from r2m_client.split import Context
@@ -175,6 +176,7 @@ class AlignResult:
         anchors: what they said of the candidate, where they judged.
         anchors_step: the next step that brings the anchors' hidden states.
         evidence: numbers that inform and never decide.
+        controls: what the run's shadow arms say, where it has some.
         advice: what the audited gap says: ok, warn, stop.
         feedback_bytes: that this step's feedback took, both ways.
     """
@@ -199,6 +201,7 @@ class AlignResult:
     anchors: AnchorsJudged | None = None
     anchors_step: int | None = None
     evidence: Evidence | None = None
+    controls: Controls | None = None
     advice: str | None = None
     feedback_bytes: int | None = None
 

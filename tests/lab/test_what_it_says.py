@@ -28,6 +28,8 @@ def made(*, gold, reward, seed=0, steps=STEPS, **more):
         "gold": np.array([gold(x) for x in at])[:, None] + noise[0],
         "reward": np.array([reward(x) for x in at])[:, None] + shared,
         "kl": 20 * at,
+        "first_mean": np.full(steps, reward(0.0)),
+        "first_spread": np.ones(steps),
         "length": np.full((steps, GROUPS * K), 12.0) + draw.standard_normal((steps, GROUPS * K)),
         "filler": np.zeros((steps, GROUPS * K)),
         "accepted": np.zeros(steps),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from r2m.errors import Code, Problem
 from r2m_client.testing._align_groups import Sorted, prompts_learnt, sort_groups
 from r2m_client.testing._anchors import judge, proof_of
+from r2m_client.testing._controls import controls_of
 from r2m_client.testing._form import check_align, invalid
 from r2m_client.testing._labels import lesson_of
 from r2m_client.testing._loss import losses, sigma
@@ -163,6 +164,9 @@ def _conclude(
             "gradient_norm": 1.0,
             "evidence": evidence_of(groups),
         }
+        controls = controls_of(run, parent, groups, accepted=accepted)
+        if controls is not None:
+            metrics["controls"] = controls
         if drift is not None:
             metrics["drift"] = {"reference": run.aliases[REFERENCE], **drift}
         if judged is not None:

@@ -73,3 +73,4 @@ class Method:
     judge_share: float
     freeze_on_alarm: bool
     seed: int
+    controls: list[str]

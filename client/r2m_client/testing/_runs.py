@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from r2m.errors import Code, Problem
 from r2m_client.testing._answers import full_run_out, head_out, run_out, weights
+from r2m_client.testing._controls import require_sense
 from r2m_client.testing._form import (
     ALIAS,
     check_number,
@@ -112,6 +113,7 @@ def _new_run(world: World, request: dict[str, Any]) -> Run:
         )
     given: dict[str, Any] = request.get("method") or {}
     method = resolve(given, state_width=policy.hidden_size, attends=feedback != "none")
+    require_sense(method.controls, feedback)
     return Run(
         name=request["run"],
         fingerprint=world.backbone.fingerprint,

@@ -26,6 +26,7 @@ NUMBERS = (
     "judge_share",
     "seed",
 )
+CONTROLS = ("shuffled", "backbone", "none")
 LABELS = ("pseudo", "outside_first", "outside_only")
 MAX_REPLAY = 4096
 NO_DRIFT = {"spread_min": None, "spread_max": None, "rank_correlation_min": None}
@@ -98,6 +99,7 @@ def _parsed(values: dict[str, Any]) -> Method:
         if key != "max_grad_norm" or values[key] is not None:
             values[key] = _number(values[key], f"method.{key}", whole=key in WHOLE)
     require_choice("method.labels", values["labels"], LABELS)
+    _check_controls(values["controls"])
     method = Method(**values)
     _check_ranges(method)
     return method
@@ -115,6 +117,7 @@ def _defaults(given: Mapping[str, Any], state_width: int, *, attends: bool) -> d
         "judge_share": 0.5,
         "freeze_on_alarm": False,
         "seed": 0,
+        "controls": [],
         "gate": {},
     }
     if not attends:
@@ -241,6 +244,16 @@ def _check_ranges(method: Method) -> None:
     ):
         if not good:
             raise _wrong(f"{key} {sentence}, got {getattr(method, key)}", "method")
+
+
+def _check_controls(given: object) -> None:
+    if not isinstance(given, list):
+        raise invalid('controls is a list of "shuffled", "backbone" and "none"', "method")
+    names = cast("list[object]", given)
+    for place, name in enumerate(names):
+        require_choice(f"method.controls[{place}]", name, CONTROLS)
+    if len(set(names)) < len(names):
+        raise _wrong(f"controls names each once, got {', '.join(map(str, names))}", "method")
 
 
 def _known(values: Mapping[str, Any], kind: type[Any], path: str) -> None:

@@ -690,6 +690,7 @@ class AlignResponse(google.protobuf.message.Message):
     TICKET_FIELD_NUMBER: builtins.int
     QUESTIONS_FIELD_NUMBER: builtins.int
     FEEDBACK_BYTES_FIELD_NUMBER: builtins.int
+    CONTROLS_FIELD_NUMBER: builtins.int
     run: builtins.str
     step: builtins.int
     branch: builtins.str
@@ -727,6 +728,10 @@ class AlignResponse(google.protobuf.message.Message):
     def evidence(self) -> global___Evidence: ...
     @property
     def questions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Question]: ...
+    @property
+    def controls(self) -> global___Controls:
+        """of a run whose method names some"""
+
     def __init__(
         self,
         *,
@@ -754,9 +759,10 @@ class AlignResponse(google.protobuf.message.Message):
         ticket: builtins.str | None = ...,
         questions: collections.abc.Iterable[global___Question] | None = ...,
         feedback_bytes: builtins.int | None = ...,
+        controls: global___Controls | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_advice", b"_advice", "_anchors", b"_anchors", "_anchors_step", b"_anchors_step", "_candidate", b"_candidate", "_drift", b"_drift", "_evidence", b"_evidence", "_feedback_bytes", b"_feedback_bytes", "_gradient_norm", b"_gradient_norm", "_sigma", b"_sigma", "_ticket", b"_ticket", "advice", b"advice", "anchors", b"anchors", "anchors_step", b"anchors_step", "candidate", b"candidate", "drift", b"drift", "evidence", b"evidence", "feedback_bytes", b"feedback_bytes", "gradient_norm", b"gradient_norm", "groups", b"groups", "loss", b"loss", "sigma", b"sigma", "ticket", b"ticket"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_advice", b"_advice", "_anchors", b"_anchors", "_anchors_step", b"_anchors_step", "_candidate", b"_candidate", "_drift", b"_drift", "_evidence", b"_evidence", "_feedback_bytes", b"_feedback_bytes", "_gradient_norm", b"_gradient_norm", "_sigma", b"_sigma", "_ticket", b"_ticket", "accepted", b"accepted", "advice", b"advice", "anchors", b"anchors", "anchors_step", b"anchors_step", "branch", b"branch", "candidate", b"candidate", "drift", b"drift", "errors", b"errors", "evidence", b"evidence", "feedback_bytes", b"feedback_bytes", "gradient_norm", b"gradient_norm", "groups", b"groups", "head", b"head", "loss", b"loss", "notes", b"notes", "omega", b"omega", "parent", b"parent", "questions", b"questions", "reason", b"reason", "run", b"run", "sigma", b"sigma", "step", b"step", "ticket", b"ticket", "verdict", b"verdict"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_advice", b"_advice", "_anchors", b"_anchors", "_anchors_step", b"_anchors_step", "_candidate", b"_candidate", "_controls", b"_controls", "_drift", b"_drift", "_evidence", b"_evidence", "_feedback_bytes", b"_feedback_bytes", "_gradient_norm", b"_gradient_norm", "_sigma", b"_sigma", "_ticket", b"_ticket", "advice", b"advice", "anchors", b"anchors", "anchors_step", b"anchors_step", "candidate", b"candidate", "controls", b"controls", "drift", b"drift", "evidence", b"evidence", "feedback_bytes", b"feedback_bytes", "gradient_norm", b"gradient_norm", "groups", b"groups", "loss", b"loss", "sigma", b"sigma", "ticket", b"ticket"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_advice", b"_advice", "_anchors", b"_anchors", "_anchors_step", b"_anchors_step", "_candidate", b"_candidate", "_controls", b"_controls", "_drift", b"_drift", "_evidence", b"_evidence", "_feedback_bytes", b"_feedback_bytes", "_gradient_norm", b"_gradient_norm", "_sigma", b"_sigma", "_ticket", b"_ticket", "accepted", b"accepted", "advice", b"advice", "anchors", b"anchors", "anchors_step", b"anchors_step", "branch", b"branch", "candidate", b"candidate", "controls", b"controls", "drift", b"drift", "errors", b"errors", "evidence", b"evidence", "feedback_bytes", b"feedback_bytes", "gradient_norm", b"gradient_norm", "groups", b"groups", "head", b"head", "loss", b"loss", "notes", b"notes", "omega", b"omega", "parent", b"parent", "questions", b"questions", "reason", b"reason", "run", b"run", "sigma", b"sigma", "step", b"step", "ticket", b"ticket", "verdict", b"verdict"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_advice", b"_advice"]) -> typing.Literal["advice"] | None: ...
     @typing.overload
@@ -765,6 +771,8 @@ class AlignResponse(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_anchors_step", b"_anchors_step"]) -> typing.Literal["anchors_step"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_candidate", b"_candidate"]) -> typing.Literal["candidate"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_controls", b"_controls"]) -> typing.Literal["controls"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_drift", b"_drift"]) -> typing.Literal["drift"] | None: ...
     @typing.overload
@@ -779,6 +787,137 @@ class AlignResponse(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_ticket", b"_ticket"]) -> typing.Literal["ticket"] | None: ...
 
 global___AlignResponse = AlignResponse
+
+@typing.final
+class Controls(google.protobuf.message.Message):
+    """Shadow arms that learn the same labels from something else than the run's feedback."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LABELS_SEEN_FIELD_NUMBER: builtins.int
+    ARMS_FIELD_NUMBER: builtins.int
+    labels_seen: builtins.int
+    """the newest outside label among those learnt from, by its number"""
+    @property
+    def arms(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Control]: ...
+    def __init__(
+        self,
+        *,
+        labels_seen: builtins.int = ...,
+        arms: collections.abc.Iterable[global___Control] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arms", b"arms", "labels_seen", b"labels_seen"]) -> None: ...
+
+global___Controls = Controls
+
+@typing.final
+class Control(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CONTROL_FIELD_NUMBER: builtins.int
+    VERDICT_FIELD_NUMBER: builtins.int
+    PAIRS_FIELD_NUMBER: builtins.int
+    ACCURACY_FIELD_NUMBER: builtins.int
+    HEAD_ACCURACY_FIELD_NUMBER: builtins.int
+    MOVED_FIELD_NUMBER: builtins.int
+    TOTAL_FIELD_NUMBER: builtins.int
+    NOTE_FIELD_NUMBER: builtins.int
+    control: builtins.str
+    """shuffled | backbone | none"""
+    verdict: builtins.str
+    """not_available | too_few_pairs | no_difference_yet | feedback_pays | control_is_better"""
+    pairs: builtins.int
+    """of this step, whose label neither had learnt from"""
+    accuracy: builtins.float
+    """on them, of the control"""
+    head_accuracy: builtins.float
+    """of the head before the update"""
+    moved: builtins.bool
+    """whether it learnt from this step"""
+    note: builtins.str
+    @property
+    def total(self) -> global___ControlTotal: ...
+    def __init__(
+        self,
+        *,
+        control: builtins.str = ...,
+        verdict: builtins.str = ...,
+        pairs: builtins.int = ...,
+        accuracy: builtins.float | None = ...,
+        head_accuracy: builtins.float | None = ...,
+        moved: builtins.bool = ...,
+        total: global___ControlTotal | None = ...,
+        note: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_accuracy", b"_accuracy", "_head_accuracy", b"_head_accuracy", "accuracy", b"accuracy", "head_accuracy", b"head_accuracy", "total", b"total"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_accuracy", b"_accuracy", "_head_accuracy", b"_head_accuracy", "accuracy", b"accuracy", "control", b"control", "head_accuracy", b"head_accuracy", "moved", b"moved", "note", b"note", "pairs", b"pairs", "total", b"total", "verdict", b"verdict"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_accuracy", b"_accuracy"]) -> typing.Literal["accuracy"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_head_accuracy", b"_head_accuracy"]) -> typing.Literal["head_accuracy"] | None: ...
+
+global___Control = Control
+
+@typing.final
+class ControlTotal(google.protobuf.message.Message):
+    """The live line of heads and a control, on every fresh pair that the line has learnt from."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PAIRS_FIELD_NUMBER: builtins.int
+    HEAD_ACCURACY_FIELD_NUMBER: builtins.int
+    ACCURACY_FIELD_NUMBER: builtins.int
+    HEAD_BT_FIELD_NUMBER: builtins.int
+    BT_FIELD_NUMBER: builtins.int
+    DISCORDANT_FIELD_NUMBER: builtins.int
+    DIFFERENCE_FIELD_NUMBER: builtins.int
+    LOW_FIELD_NUMBER: builtins.int
+    HIGH_FIELD_NUMBER: builtins.int
+    pairs: builtins.int
+    head_accuracy: builtins.float
+    accuracy: builtins.float
+    """of the control"""
+    head_bt: builtins.float
+    """mean -log sigma(margin), of the head"""
+    bt: builtins.float
+    discordant: builtins.float
+    """pairs that one alone has right; a tie counts a quarter"""
+    difference: builtins.float
+    """of accuracies, head less control"""
+    low: builtins.float
+    """95 % interval of the difference, good at every look"""
+    high: builtins.float
+    def __init__(
+        self,
+        *,
+        pairs: builtins.int = ...,
+        head_accuracy: builtins.float | None = ...,
+        accuracy: builtins.float | None = ...,
+        head_bt: builtins.float | None = ...,
+        bt: builtins.float | None = ...,
+        discordant: builtins.float = ...,
+        difference: builtins.float | None = ...,
+        low: builtins.float | None = ...,
+        high: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_accuracy", b"_accuracy", "_bt", b"_bt", "_difference", b"_difference", "_head_accuracy", b"_head_accuracy", "_head_bt", b"_head_bt", "_high", b"_high", "_low", b"_low", "accuracy", b"accuracy", "bt", b"bt", "difference", b"difference", "head_accuracy", b"head_accuracy", "head_bt", b"head_bt", "high", b"high", "low", b"low"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_accuracy", b"_accuracy", "_bt", b"_bt", "_difference", b"_difference", "_head_accuracy", b"_head_accuracy", "_head_bt", b"_head_bt", "_high", b"_high", "_low", b"_low", "accuracy", b"accuracy", "bt", b"bt", "difference", b"difference", "discordant", b"discordant", "head_accuracy", b"head_accuracy", "head_bt", b"head_bt", "high", b"high", "low", b"low", "pairs", b"pairs"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_accuracy", b"_accuracy"]) -> typing.Literal["accuracy"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_bt", b"_bt"]) -> typing.Literal["bt"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_difference", b"_difference"]) -> typing.Literal["difference"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_head_accuracy", b"_head_accuracy"]) -> typing.Literal["head_accuracy"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_head_bt", b"_head_bt"]) -> typing.Literal["head_bt"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_high", b"_high"]) -> typing.Literal["high"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_low", b"_low"]) -> typing.Literal["low"] | None: ...
+
+global___ControlTotal = ControlTotal
 
 @typing.final
 class Question(google.protobuf.message.Message):

@@ -27,6 +27,7 @@ from r2m_service.application.contract import (
     ReplyAlignRequest,
     SampleError,
 )
+from r2m_service.application.controls import labels_seen
 from r2m_service.application.dialogue import Dialogue, Dialogues, told
 from r2m_service.application.engine_port import (
     AlignGroup,
@@ -208,7 +209,7 @@ class Align:
                     self._conclusion.freeze, context, len(request.groups)
                 )
             else:
-                lesson = await self._lessons.of(state, request)
+                lesson = await self._lessons.of(state, request, seen=labels_seen(context.parent))
                 dialogue.branch = branch.name
                 answer = await self._align(context, request.groups, lesson, progress, dialogue)
         except Problem as problem:

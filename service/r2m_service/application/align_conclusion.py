@@ -17,6 +17,7 @@ from r2m_service.application.align_answer import (
 )
 from r2m_service.application.align_context import AlignContext
 from r2m_service.application.contract import AlignAnswer, GroupCounts, LossOut, SampleError
+from r2m_service.application.controls import controls_out
 from r2m_service.application.engine_port import (
     GroupResult,
     Update,
@@ -33,7 +34,7 @@ from r2m_service.domain.gate import Decision, decide, measure_drift
 from r2m_service.domain.method import Gate
 from r2m_service.domain.runs import Branch, Head, StepCommit
 
-METRICS = {"loss", "groups", "drift", "sigma", "gradient_norm", "anchors", "evidence"}
+METRICS = {"loss", "groups", "drift", "sigma", "gradient_norm", "anchors", "evidence", "controls"}
 """What of an answer stays with its candidate."""
 
 
@@ -148,6 +149,7 @@ class Conclusion:
             anchors=judged.answer,
             anchors_step=next_anchors(context.state, context.step),
             evidence=evidence_out(update, results),
+            controls=controls_out(update, parent, accepted=decision.moves, seen=lesson.seen),
             advice=context.state.audit.advice,
             feedback_bytes=feedback.bytes or None,
         )

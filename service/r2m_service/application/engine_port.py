@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from r2m.errors import Problem
 from r2m.tensors import TensorValue
-from r2m_service.domain.method import MethodSettings
+from r2m_service.domain.method import ControlKind, MethodSettings
 from r2m_service.domain.runs import FeedbackSource, Truncation
 
 
@@ -76,12 +76,14 @@ class HeadSource:
     Attributes:
         run: whose it is; runs share the device alike.
         read: gives the safetensors bytes; called in a worker thread.
+        keeps_states: whether a control of the run will ask for the backbone's token states.
     """
 
     run: str
     key: HeadKey
     feedback: FeedbackSource
     read: Callable[[], bytes]
+    keeps_states: bool = False
 
 
 Vector = npt.NDArray[np.float32]
@@ -185,10 +187,15 @@ Ask = Callable[[Sequence[Asked]], Awaitable[Sequence[Told]]]
 
 @dataclass(frozen=True, slots=True)
 class AlignGroup:
-    """The K items of one query; `preferred` holds the places of (winner, loser), if labelled."""
+    """The K items of one query; `preferred` holds the places of (winner, loser), if labelled.
+
+    Attributes:
+        fresh: whether no head behind the parent has learnt from its label.
+    """
 
     items: Sequence[Item]
     preferred: tuple[int, int] | None
+    fresh: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,12 +286,31 @@ class AnchorMargins:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlUpdate:
+    """What a control made of an align.
+
+    Attributes:
+        margins: (the parent's, the control's) reward of the winner less that of the loser, before
+            either learnt, of each group with a fresh outside label.
+        moved: whether it learnt; without that it stays as it was.
+        unavailable: why it cannot take part, or nothing.
+    """
+
+    control: ControlKind
+    margins: Sequence[tuple[float, float]] = ()
+    moved: bool = False
+    unavailable: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Update:
     """What an align computed. Losses are means over the used groups, before the update.
 
     Attributes:
         replayed: pairs of the replay that were learnt from.
-        weights, optimizer: the candidate's files; None where no group could be used.
+        weights, optimizer: the candidate's files; None where no group could be used. The second
+            holds the controls too.
+        controls: in the order of the settings.
         finite: whether loss, gradient and candidate are.
         measured: the used groups of this step; `again`: those of the replay.
         anchors: by place; a problem where a pair could not be judged. Empty where there is no
@@ -310,6 +336,7 @@ class Update:
     measured: Sequence[MeasuredGroup] = ()
     again: Sequence[MeasuredGroup] = ()
     anchors: Sequence[AnchorMargins | Problem] = ()
+    controls: Sequence[ControlUpdate] = ()
     device_seconds: float = 0.0
 
 

@@ -176,6 +176,7 @@ def head_source(registry: Registry, blobs: Blobs, run: Run, head: Head) -> HeadS
         key=HeadKey(head.weights.sha256, head.omega),
         feedback=run.feedback,
         read=lambda: read_file(registry, blobs, run.name, head, head.weights),
+        keeps_states=run.feedback == "backbone" or "backbone" in run.method.controls,
     )
 
 

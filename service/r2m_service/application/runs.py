@@ -34,6 +34,7 @@ from r2m_service.application.ports import (
     Registry,
 )
 from r2m_service.application.usage import Usage
+from r2m_service.domain.controls import why_senseless
 from r2m_service.domain.method import CHANGEABLE, MethodSettings, check_numbers, with_defaults
 from r2m_service.domain.runs import (
     FIRST_BRANCH,
@@ -121,6 +122,9 @@ class Runs(Heads):
                 last_token=request.policy.last_token is not False,
             )
         method = _method(request.method, policy.hidden_size, attends=feedback != "none")
+        senseless = why_senseless(method.controls, feedback)
+        if senseless is not None:
+            raise Problem(Code.INVALID_REQUEST, senseless, field="method.controls")
         if feedback != "none":
             self._require_size(policy.hidden_size, method.width)
         return Run(

@@ -14,6 +14,9 @@ from typing import Any, ClassVar, Literal, TypeVar
 Profile = Literal["paper", "guarded", "labelled"]
 Labels = Literal["pseudo", "outside_first", "outside_only"]
 OmegaKind = Literal["cosine", "constant", "ramp"]
+ControlKind = Literal["shuffled", "backbone", "none"]
+"""What a shadow arm attends to in place of the run's feedback: another sample's states, the reward
+model's own, nothing."""
 
 _T = TypeVar("_T")
 
@@ -183,6 +186,7 @@ class MethodSettings:
         judge_share: share of the marked groups whose labels judge and never train.
         freeze_on_alarm: whether an alarm of the audited gap freezes the run.
         seed: of the cross attention's initialisation, and of what is marked.
+        controls: shadow arms that learn beside the live head (domain.controls).
     """
 
     __pydantic_config__: ClassVar[Any] = _STRICT
@@ -202,6 +206,8 @@ class MethodSettings:
     judge_share: float = 0.5
     freeze_on_alarm: bool = False
     seed: int = 0
+    # A list, so that settings read from JSON and settings given are equal.
+    controls: list[ControlKind] = field(default_factory=list[ControlKind])
 
     def __post_init__(self) -> None:
         if not 1 <= self.width <= MAX_WIDTH:
@@ -231,6 +237,8 @@ class MethodSettings:
                 raise ValueError(f"{key} is between 0 and 1, got {given}")
         if not 0 <= self.seed < 2**53:  # a protobuf Struct carries it as a double
             raise ValueError(f"seed is between 0 and 2**53 - 1, got {self.seed}")
+        if len(set(self.controls)) < len(self.controls):
+            raise ValueError(f"controls names each once, got {', '.join(self.controls)}")
 
 
 def check_numbers(given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -245,6 +253,8 @@ def check_numbers(given: Mapping[str, Any]) -> Mapping[str, Any]:
             raise ValueError(f"{key} is a number")
     if not isinstance(given.get("freeze_on_alarm", False), bool):
         raise ValueError("freeze_on_alarm is true or false")
+    if not isinstance(given.get("controls", []), list):
+        raise ValueError('controls is a list of "shuffled", "backbone" and "none"')
     return given
 
 
@@ -306,7 +316,13 @@ def with_defaults(given: Mapping[str, Any], *, state_width: int, attends: bool) 
     gate = given.get("gate")
     if isinstance(gate, Mapping):
         given = {**given, "gate": {**defaults["gate"], **gate}}
-    rest = {"audit_rate": 0.0, "judge_share": 0.5, "freeze_on_alarm": False, "seed": 0}
+    rest: dict[str, Any] = {
+        "audit_rate": 0.0,
+        "judge_share": 0.5,
+        "freeze_on_alarm": False,
+        "seed": 0,
+        "controls": [],
+    }
     return {**defaults, "width": width, **rest, **given, "profile": profile}
 
 

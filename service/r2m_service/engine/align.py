@@ -34,7 +34,7 @@ from r2m_service.application.engine_port import (
     Vector,
 )
 from r2m_service.engine.align_groups import AlignHeads, Group, GroupPasses
-from r2m_service.engine.embedding import Embedder
+from r2m_service.engine.controls import Controls
 from r2m_service.engine.measuring import NOTHING, Errors, Measuring
 from r2m_service.modeling.head import Head
 from r2m_service.modeling.loss import Loss, loss_of_groups, sigma
@@ -47,7 +47,6 @@ class Aligner:
     Args:
         moments: the optimizer's state that goes with the parent.
         vanilla: the frozen reward model's own rewards of RTEs.
-        one_by_one: deterministic mode: no product over more than one sample's query.
         trace: tell what the rewards were made of, for the journal.
     """
 
@@ -57,10 +56,9 @@ class Aligner:
         *,
         heads: AlignHeads,
         moments: Moments,
-        embedder: Embedder,
+        measuring: Measuring,
         vanilla: Callable[[Tensor], Tensor],
         device: torch.device,
-        one_by_one: bool,
         trace: bool = False,
     ) -> None:
         self._job = job
@@ -68,7 +66,7 @@ class Aligner:
         self._moments = moments
         self._passes = GroupPasses(
             heads,
-            Measuring(embedder, states=heads.parent.attends, one_by_one=one_by_one),
+            measuring,
             omega=job.parent.key.omega,
             candidate_omega=job.candidate_omega,
             vanilla=vanilla,
@@ -290,8 +288,17 @@ class Aligner:
         self._anchors.append(self._passes.judge(self._candidate, pair, told))
         return False
 
-    def result(self) -> Update:
-        """What the turns came to."""
+    @property
+    def used(self) -> Sequence[Group]:
+        """The groups learnt from, those of the replay last."""
+        return self._used
+
+    def result(self, controls: Controls | None = None) -> Update:
+        """What the turns came to.
+
+        Args:
+            controls: that learnt beside it.
+        """
         own = [group for group in self._used if not group.replayed]
         labelled = sum(group.preferred is not None for group in own)
         loss, step = self._loss, self._step
@@ -305,6 +312,9 @@ class Aligner:
             and math.isfinite(loss.total)
             and all(math.isfinite(r) for one in measured for r in (*one.candidate, *one.reference))
         )
+        optimizer = step.moments.to_bytes() if step else None
+        if controls is not None and optimizer is not None:
+            optimizer = controls.beside(optimizer)
         return Update(
             groups=self._results,
             labelled=labelled,
@@ -319,11 +329,12 @@ class Aligner:
             gradient_norm=step.gradient_norm if step else None,
             finite=finite,
             weights=self._candidate.to_bytes() if self._candidate else None,
-            optimizer=step.moments.to_bytes() if step else None,
+            optimizer=optimizer,
             measured=measured,
             again=[self._passes.measured(group) for group in self._used if group.replayed],
             anchors=self._anchors,
-            device_seconds=self._device_seconds,
+            controls=controls.updates if controls else [],
+            device_seconds=self._device_seconds + (controls.device_seconds if controls else 0.0),
         )
 
 

@@ -54,6 +54,7 @@ class Group:
         place: among the step's groups, or among the replay's.
         parts, reference, candidate: rewards by each head before ω mixes them.
         other: rewards with another group's states.
+        fresh: as of `AlignGroup`.
     """
 
     items: Sequence[Item]
@@ -67,6 +68,7 @@ class Group:
     reference: Parts
     other: Sequence[float] = field(default_factory=list[float])
     candidate: Parts | None = None
+    fresh: bool = True
 
 
 class GroupPasses:
@@ -131,6 +133,7 @@ class GroupPasses:
         if errors or reference is None:
             return None
         made = Group(items, group.preferred, replayed, place, rte_KR, c_KP, j_KP, parts, reference)
+        made.fresh = group.fresh
         if not replayed:
             made.other = self._with_others_states(made)
             self._before = (items, encoded)

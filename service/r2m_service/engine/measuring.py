@@ -32,18 +32,22 @@ class Measuring:
 
     Args:
         states: whether the run attends, so that samples without feedback need their tokens' states.
+        keeps_states: whether somebody asks for all samples' later: they come out of the same pass.
         one_by_one: deterministic mode: no product over more than one sample's query.
     """
 
-    def __init__(self, embedder: Embedder, *, states: bool, one_by_one: bool) -> None:
+    def __init__(
+        self, embedder: Embedder, *, states: bool, one_by_one: bool, keeps_states: bool = False
+    ) -> None:
         self._embedder = embedder
         self._states = states
+        self._keeps_states = keeps_states
         self._one_by_one = one_by_one
 
     def encoded(self, items: Sequence[Item]) -> list[Encoded]:
         """RTEs, and token states where they are attended to."""
-        states = self._states and any(
-            item.feedback is None and item.split is None for item in items
+        states = self._keeps_states or (
+            self._states and any(item.feedback is None and item.split is None for item in items)
         )
         return self._embedder.embed(
             [item.token_ids for item in items], states=[states] * len(items)

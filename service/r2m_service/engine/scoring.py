@@ -29,7 +29,7 @@ class ScoreWork:
 
     head: Head | None
     omega: float
-    attends_to_backbone: bool
+    keeps_states: bool
     item: Item
     timings: Timings
 
@@ -78,7 +78,7 @@ class BatchScorer:
         uploads = uploads_of([work.item for work in batch], self._backbone.device)
         encoded = self._embedder.embed(
             [work.item.token_ids for work in batch],
-            states=[work.attends_to_backbone for work in batch],
+            states=[work.keeps_states for work in batch],
         )
         embedded = time.perf_counter()
         found: list[Scored | Queried | Problem] = [

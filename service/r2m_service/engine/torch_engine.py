@@ -37,7 +37,9 @@ from r2m_service.domain.runs import FeedbackSource, Truncation
 from r2m_service.engine.align import Aligner
 from r2m_service.engine.align_groups import AlignHeads
 from r2m_service.engine.cache import BytesCache
+from r2m_service.engine.controls import Controls
 from r2m_service.engine.embedding import Embedder
+from r2m_service.engine.measuring import Measuring
 from r2m_service.engine.queue import Budgets
 from r2m_service.engine.scoring import BatchScorer, ScoreWork
 from r2m_service.engine.worker import DeviceWorker, Job
@@ -205,7 +207,7 @@ class TorchEngine:
                 ScoreWork(
                     head=loaded,
                     omega=head.key.omega if head else 1.0,
-                    attends_to_backbone=head is not None and head.feedback == "backbone",
+                    keeps_states=head is not None and head.keeps_states,
                     item=item,
                     timings=spent,
                 ),
@@ -228,19 +230,25 @@ class TorchEngine:
     ) -> Update:
         """One update; the device is given up between groups."""
         parent = await self.load(job.parent)
+        heads = AlignHeads(
+            parent,
+            # The same object, also where the cache holds less than one head.
+            parent if job.reference.key == job.parent.key else await self.load(job.reference),
+            await self.load(job.origin),
+        )
+        measuring = Measuring(
+            self._embedder,
+            states=parent.attends,
+            keeps_states="backbone" in job.method.controls,
+            one_by_one=self._deterministic,
+        )
         aligner = Aligner(
             job,
-            heads=AlignHeads(
-                parent,
-                # The same object, also where the cache holds less than one head.
-                parent if job.reference.key == job.parent.key else await self.load(job.reference),
-                await self.load(job.origin),
-            ),
+            heads=heads,
             moments=await asyncio.to_thread(self._moments, parent, job.optimizer),
-            embedder=self._embedder,
+            measuring=measuring,
             vanilla=self._backbone.vanilla,
             device=self._backbone.device,
-            one_by_one=self._deterministic,
             trace=self._trace,
         )
         spent = timings()
@@ -256,9 +264,25 @@ class TorchEngine:
         with _phase(spent, "align.judge", anchors=len(job.anchors)):
             for turn in aligner.judging():
                 await self._turn(spent, turn)
+        controls = None
+        if job.method.controls and aligner.used:
+            controls = await asyncio.to_thread(self._controls, job, heads, measuring)
+            with _phase(spent, "align.controls", controls=len(job.method.controls)):
+                for turn in controls.turns(aligner.used):
+                    await self._turn(spent, turn)
         # Turning 134 MB of weights into a file takes a while: not on the event loop.
         with spent.taking("align.weights"):
-            return await asyncio.to_thread(aligner.result)
+            return await asyncio.to_thread(aligner.result, controls)
+
+    def _controls(self, job: AlignJob, heads: AlignHeads, measuring: Measuring) -> Controls:
+        return Controls(
+            job,
+            heads=heads,
+            measuring=measuring,
+            weight_R=self._backbone.weight_R,
+            bias=self._backbone.bias,
+            device=self._backbone.device,
+        )
 
     async def _turn(self, spent: Timings, turn: Callable[[], Value]) -> Value:
         def timed() -> Value:

@@ -75,4 +75,5 @@ def label_row(run: str, number: int, label: Label) -> dict[str, Any]:
 
 def label_of(row: RowMapping) -> Label:
     """The label of a row."""
-    return Label(row["sample"], row["grade"], row["loser"] or None, row["source"], row["at"])
+    loser = row["loser"] or None
+    return Label(row["sample"], row["grade"], loser, row["source"], row["at"], row["number"])

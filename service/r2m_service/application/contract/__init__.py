@@ -22,6 +22,7 @@ from r2m_service.application.contract.base import (
     Truncation,
     Vector,
 )
+from r2m_service.application.contract.controls import ControlOut, ControlsOut, ControlTotal
 from r2m_service.application.contract.labels import (
     MAX_ANCHORS,
     MAX_LISTED,
@@ -114,6 +115,9 @@ __all__ = [
     "BranchOut",
     "ChangeList",
     "ChangeOut",
+    "ControlOut",
+    "ControlTotal",
+    "ControlsOut",
     "CreateRunRequest",
     "DiskOut",
     "DriftOut",

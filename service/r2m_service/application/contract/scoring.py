@@ -17,6 +17,7 @@ from r2m_service.application.contract.base import (
     SampleId,
     Vector,
 )
+from r2m_service.application.contract.controls import ControlsOut
 from r2m_service.application.contract.labels import (
     MAX_ANCHORS,
     Advice,
@@ -188,6 +189,7 @@ class AlignAnswer(Answer):
         default=None, description="the next step that brings the anchors' hidden states"
     )
     evidence: EvidenceOut | None = None
+    controls: ControlsOut | None = None
     advice: Advice | None = None
     feedback_bytes: int | None = Field(
         default=None, description="that this step's feedback took, both ways"

@@ -7,11 +7,12 @@ Create Date: 2026-11-24
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
+
+from r2m_service.registry.rewriting import rewrite_settings
 
 revision = "0004"
 down_revision = "0003"
@@ -100,7 +101,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("run", "prompt", name="pk_trained"),
         sa.ForeignKeyConstraint(["run"], ["runs.name"], name="fk_trained_run"),
     )
-    _rewrite(_with_more)
+    rewrite_settings(_with_more)
 
 
 def _with_more(method: dict[str, Any], *, created: bool) -> dict[str, Any]:
@@ -118,33 +119,9 @@ def _with_less(method: dict[str, Any], *, created: bool) -> dict[str, Any]:
 
 
 def downgrade() -> None:
-    _rewrite(_with_less)
+    rewrite_settings(_with_less)
     for table in ("trained", "labels", "samples", "anchor_sets"):
         op.drop_table(table)
     op.drop_column("branches", "rejections")
     op.drop_column("runs", "audit")
     op.drop_column("runs", "frozen")
-
-
-def _rewrite(change: Any) -> None:
-    """Change the settings of every run, and those it was created with."""
-    connection = op.get_bind()
-    runs = sa.table("runs", sa.column("name"), sa.column("method"))
-    for name, method in connection.execute(sa.select(runs.c.name, runs.c.method)).all():
-        changed = json.dumps(change(json.loads(method), created=False), separators=(",", ":"))
-        connection.execute(sa.update(runs).where(runs.c.name == name).values(method=changed))
-    changes = sa.table(
-        "changes", sa.column("run"), sa.column("number"), sa.column("what"), sa.column("detail")
-    )
-    created = sa.select(changes.c.run, changes.c.number, changes.c.detail).where(
-        changes.c.what == "created"
-    )
-    for run, number, detail in connection.execute(created).all():
-        settings = json.loads(detail)
-        if "method" in settings:
-            settings["method"] = change(settings["method"], created=True)
-            connection.execute(
-                sa.update(changes)
-                .where(changes.c.run == run, changes.c.number == number)
-                .values(detail=json.dumps(settings, separators=(",", ":")))
-            )

@@ -1,0 +1,307 @@
+"""Controls at align: shadow arms that learn beside the live head, as turns of the device.
+
+They start as the live head did, take the same groups, labels and settings, and differ in what they
+attend to alone. They touch nothing of the live head's, come after it, and move when it moves: their
+weights and moments lie in its optimizer file, so that commit, rollback and retention are one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from r2m.errors import Code, Problem
+from r2m_service.application.engine_port import AlignJob, ControlUpdate, Item
+from r2m_service.domain.method import ControlKind
+from r2m_service.engine.align_groups import AlignHeads, Group
+from r2m_service.engine.measuring import Errors, Measuring
+from r2m_service.modeling.head import Head, first_head
+from r2m_service.modeling.loss import GroupRewards, loss_of_groups
+from r2m_service.modeling.update import AdamWStep, Moments, gradients
+
+PREFIX = "control."
+SPLIT = "the hidden states stay with the trainer: another sample's are not here"
+NO_MEMORY = "the device had no memory left for it"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Measured:
+    """A group under a control's weights."""
+
+    group: Group
+    rewards: GroupRewards
+    c_KP: Tensor | None
+    j_KP: Tensor | None
+
+
+@dataclass(slots=True, eq=False)
+class _Arm:
+    """One control, and what this align has come to so far.
+
+    Attributes:
+        omega: of its rewards: 1 where it attends to nothing, as in a run with feedback none.
+    """
+
+    kind: ControlKind
+    head: Head
+    moments: Moments
+    omega: float
+    measured: list[_Measured] = field(default_factory=list[_Measured])
+    margins: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+    optimizer: AdamWStep | None = None
+    moved: bool = False
+    unavailable: str = ""
+
+
+class Controls:
+    """All controls of a run, at one align.
+
+    Args:
+        weight_R, bias: the frozen reward model's scoring head.
+
+    Attributes:
+        device_seconds: that the turns took.
+
+    Raises:
+        Problem: head_damaged: the optimizer file lacks a control.
+    """
+
+    def __init__(
+        self,
+        job: AlignJob,
+        *,
+        heads: AlignHeads,
+        measuring: Measuring,
+        weight_R: Tensor,
+        bias: Tensor | None,
+        device: torch.device,
+    ) -> None:
+        self._method = job.method
+        self._heads = heads
+        self._measuring = measuring
+        self._omega = job.parent.key.omega
+        self._device = device
+        self.device_seconds = 0.0
+        stored = None if job.optimizer is None else load(job.optimizer)
+        self._arms: list[_Arm] = []
+        for kind in job.method.controls:
+            if stored is not None:
+                head, moments = _read(kind, stored, device)
+            else:  # as the live head began
+                head = first_head(
+                    weight_R=weight_R,
+                    bias=bias,
+                    width_P=_width(kind, heads.parent, weight_R),
+                    inner=job.method.width,
+                    seed=job.method.seed,
+                    attends=kind != "none",
+                    metadata={},
+                ).to(device)
+                moments = Moments.zeros(head)
+            omega = 1.0 if kind == "none" else self._omega
+            self._arms.append(_Arm(kind, head, moments, omega))
+
+    def turns(self, used: Sequence[Group]) -> Iterator[Callable[[], bool]]:
+        """One group or one tensor of one control at a time.
+
+        Args:
+            used: what the live head learnt from.
+        """
+        for turn in self._turns(used):
+            yield lambda turn=turn: self._timed(turn)
+
+    def _turns(self, used: Sequence[Group]) -> Iterator[Callable[[], None]]:
+        for arm in self._arms:
+            for place in range(len(used)):
+                yield _bounded(arm, lambda arm=arm, place=place: self._measure(arm, used, place))
+            yield _bounded(arm, lambda arm=arm: self._differentiate(arm))
+            if arm.optimizer is None:
+                continue
+            for name in arm.optimizer.names:
+                yield _bounded(arm, lambda arm=arm, name=name: _move(arm, name))
+            yield _bounded(arm, lambda arm=arm: _finish(arm))
+
+    def _timed(self, turn: Callable[[], None]) -> bool:
+        started = time.perf_counter()
+        try:
+            turn()
+            return False
+        finally:
+            self.device_seconds += time.perf_counter() - started
+
+    @torch.no_grad()
+    def _measure(self, arm: _Arm, used: Sequence[Group], place: int) -> None:
+        """c, j and rewards of one group; what cannot be measured is not learnt from."""
+        group, head = used[place], arm.head
+        c_KP = j_KP = None
+        if head.attends:
+            items = self._attended(arm, used, place)
+            if items is None:
+                return
+            errors = Errors()
+            pooled = self._measuring.pool(
+                head,
+                items,
+                self._measuring.encoded(items),
+                group.rte_KR,
+                arm.omega,
+                errors,
+            )
+            if errors:
+                return
+            c_KP = torch.stack([one.c_P for one in pooled])
+            j_KP = torch.stack([one.j_P for one in pooled if one.j_P is not None])
+        parts = head.parts(group.rte_KR, c_KP)
+        origin = self._heads.origin
+        rewards = GroupRewards(
+            r_K=parts.rewards(arm.omega),
+            # Version 0 of every arm is blind: the frozen reward model at this ω.
+            reference_K=origin.parts(group.rte_KR, None).rewards(arm.omega),
+            preferred=group.preferred,
+        )
+        if not bool(torch.isfinite(rewards.r_K).all()):
+            return
+        if rewards.has_label:
+            arm.measured.append(_Measured(group, rewards, c_KP, j_KP))
+        if group.fresh and group.preferred is not None:
+            winner, loser = group.preferred
+            live_K = group.parts.rewards(self._omega)
+            arm.margins.append(
+                (
+                    float(live_K[winner] - live_K[loser]),
+                    float(rewards.r_K[winner] - rewards.r_K[loser]),
+                )
+            )
+
+    def _attended(self, arm: _Arm, used: Sequence[Group], place: int) -> Sequence[Item] | None:
+        """Whose states the group's samples get; None, and the arm is out, where there are none."""
+        own = used[place].items
+        if arm.kind == "backbone":
+            return [replace(item, feedback=None, split=None) for item in own]
+        # The group before, as for the feedback gain; a lone group's samples trade among themselves.
+        theirs = used[place - 1].items if len(used) > 1 else [*own[1:], own[0]]
+        items = [theirs[member % len(theirs)] for member in range(len(own))]
+        if any(item.split is not None for item in items):
+            arm.unavailable = SPLIT
+            return None
+        return items
+
+    @torch.no_grad()
+    def _differentiate(self, arm: _Arm) -> None:
+        if not arm.measured:
+            return
+        method = self._method
+        with torch.enable_grad():
+            loss = loss_of_groups(
+                [one.rewards for one in arm.measured],
+                alpha=method.alpha,
+                kl_weight=method.kl_weight,
+            )
+        gradient = gradients(
+            arm.head,
+            omega=arm.omega,
+            g_N=loss.gradient_N.to(self._device),
+            rte_NR=torch.cat([one.group.rte_KR for one in arm.measured]),
+            c_NP=_cat([one.c_KP for one in arm.measured]),
+            j_NP=_cat([one.j_KP for one in arm.measured]),
+        )
+        arm.optimizer = AdamWStep(
+            arm.head,
+            gradient,
+            arm.moments,
+            learning_rate=method.learning_rate,
+            weight_decay=method.weight_decay,
+            max_grad_norm=method.max_grad_norm,
+        )
+
+    @property
+    def updates(self) -> list[ControlUpdate]:
+        """What the turns came to."""
+        return [
+            ControlUpdate(
+                arm.kind,
+                margins=[] if arm.unavailable else arm.margins,
+                moved=arm.moved,
+                unavailable=arm.unavailable,
+            )
+            for arm in self._arms
+        ]
+
+    def beside(self, optimizer: bytes) -> bytes:
+        """The live head's optimizer file with the controls' weights and moments in it."""
+        tensors = dict(load(optimizer))
+        for arm in self._arms:
+            at = f"{PREFIX}{arm.kind}."
+            tensors |= {f"{at}weight.{name}": t.cpu() for name, t in arm.head.tensors.items()}
+            tensors |= {f"{at}first.{name}": t.cpu() for name, t in arm.moments.first.items()}
+            tensors |= {f"{at}second.{name}": t.cpu() for name, t in arm.moments.second.items()}
+            tensors[f"{at}t"] = torch.tensor([arm.moments.t], dtype=torch.int64)
+        return save(tensors)
+
+
+def _bounded(arm: _Arm, turn: Callable[[], None]) -> Callable[[], None]:
+    """The live head does not pay for a control: where one finds no memory, it is out."""
+
+    def bounded() -> None:
+        if arm.unavailable:
+            return
+        try:
+            turn()
+        except torch.OutOfMemoryError:
+            arm.unavailable, arm.optimizer = NO_MEMORY, None
+            arm.measured.clear()
+
+    return bounded
+
+
+def _move(arm: _Arm, name: str) -> None:
+    assert arm.optimizer is not None
+    arm.optimizer.update(name)
+
+
+def _finish(arm: _Arm) -> None:
+    """Take the step, if it is one: what is not finite leaves the arm where it was."""
+    assert arm.optimizer is not None
+    step = arm.optimizer.finish()
+    if step.finite:
+        arm.head, arm.moments, arm.moved = Head(step.tensors, {}), step.moments, True
+
+
+def _read(
+    kind: ControlKind, stored: Mapping[str, Tensor], device: torch.device
+) -> tuple[Head, Moments]:
+    """A control of an optimizer file."""
+    at = f"{PREFIX}{kind}."
+    if f"{at}t" not in stored:
+        raise Problem(
+            Code.HEAD_DAMAGED, f"the optimizer state to go on from has no control {kind!r}"
+        )
+
+    def part(name: str) -> dict[str, Tensor]:
+        start = f"{at}{name}."
+        # Each in memory of its own: BLAS promises the same bits only for the same alignment.
+        return {
+            key.removeprefix(start): tensor.clone().to(device)
+            for key, tensor in stored.items()
+            if key.startswith(start)
+        }
+
+    moments = Moments(int(stored[f"{at}t"]), part("first"), part("second"))
+    return Head(part("weight"), {}), moments
+
+
+def _width(kind: ControlKind, parent: Head, weight_R: Tensor) -> int:
+    """D_p of what a control attends to."""
+    if kind == "shuffled":
+        return parent.tensors["w_k"].shape[0]
+    return weight_R.shape[0]
+
+
+def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.cat(present) if present else None
