@@ -169,6 +169,11 @@ def learning() -> Panels:
         panel("Agreement", "Of pseudo labels with vanilla; of outside labels with the reward.",
               "percentunit", of_run("vanilla_agreement_ratio", "{{run}} vanilla"),
               of_run("label_agreement_ratio", "{{run}} labels")),
+        panel("Does feedback pay?", "Accuracy on new outside labels, live less each control, with "
+              "an interval that is good at every look. Above 0: it pays.", "none",
+              of_run("control_difference", "{{run}} less {{control}}"),
+              of_run("control_difference_low", "{{run}} less {{control}} low"),
+              of_run("control_difference_high", "{{run}} less {{control}} high")),
         panel("Labels", "Taken a second, and marked samples that wait for one.", "none",
               (rate("r2m_run_labels_total", "run, use", RUN), "{{run}} {{use}}"),
               of_run("labels_waiting", "{{run}} waiting")),

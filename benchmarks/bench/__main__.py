@@ -15,7 +15,7 @@ from bench import machine, report
 from bench.measure import progress
 from bench.scale import FULL, TINY, Scale
 
-TABLES = ("attention", "throughput", "feedback", "align", "latency", "swap")
+TABLES = ("attention", "throughput", "feedback", "align", "controls", "latency", "swap")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

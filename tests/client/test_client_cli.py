@@ -156,6 +156,37 @@ def test_one_run_at_large(r2m, script):
     assert json.loads(r2m("runs", "tldr", "--json").stdout)["next_step"] == 3
 
 
+def test_a_run_with_controls(r2m, script):
+    total = {"pairs": 42, "head_accuracy": 0.7, "accuracy": 0.5, "difference": 0.2, "low": 0.05,
+             "high": 0.35, "discordant": 9}  # fmt: skip
+    arms = [
+        {"control": "none", "verdict": "feedback_pays", "total": total, "note": ""},
+        {"control": "shuffled", "verdict": "not_available", "total": {"pairs": 0}, "note": "gone"},
+    ]
+    script.steps.append({**RUN, "live": {"t": 3, "controls": {"labels_seen": 4, "arms": arms}}})
+    shown = r2m("runs", "tldr").stdout
+    assert "controls." not in shown
+    _, _, table, _ = shown.split("\n\n")
+    header, pays, gone = table.splitlines()
+    assert header.split("  ")[0] == "CONTROL"
+    assert pays.split() == [
+        "none", "feedback", "pays", "42", "70.0", "50.0", "+20.0", "+5.0", "to", "+35.0",
+    ]  # fmt: skip
+    assert gone.split() == [
+        "shuffled",
+        "not",
+        "available",
+        "0",
+        "-",
+        "-",
+        "-",
+        "-",
+        "to",
+        "-",
+        "gone",
+    ]
+
+
 def test_no_runs(r2m, script):
     script.steps += [{"runs": []}, {"runs": []}]
     assert r2m("runs").stdout == "no runs yet\n"

@@ -16,6 +16,7 @@ VARYING = frozenset(
         *("bt", "gre", "kl", "total", "sigma", "gradient_norm", "reward_mean", "vanilla_mean"),
         *("spread_ratio", "rank_correlation"),
         *("u", "v", "ticket"),
+        *("head_bt", "head_accuracy", "difference"),
         *("accuracy", "low", "high", "correct", "p_value"),
     }
 )

@@ -218,6 +218,32 @@ def test_gauges_of_a_run_are_what_align_answered(client, server, run_name):
     assert scrape(server).get("r2m_run_branches", run=run_name) == 2
 
 
+def test_what_controls_say(client, server, run_name):
+    make(client, run_name, {**METHOD, "profile": "labelled", "controls": ["shuffled", "none"]})
+    for step in range(1, 12):
+        sent = [
+            dataclasses.replace(one, preferred=(one.samples[0].id, one.samples[1].id))
+            for one in groups(step, count=3)
+        ]
+        answer = client.align(run_name, step=step, groups=sent)
+        found = scrape(server)
+        for arm in answer.controls.arms:
+            labels = {"run": run_name, "control": arm.control}
+            assert found.get("r2m_run_control_pairs", **labels) == 3 * step == arm.total.pairs
+            for name, value in (
+                ("control_head_accuracy_ratio", arm.total.head_accuracy),
+                ("control_accuracy_ratio", arm.total.accuracy),
+                ("control_difference", arm.total.difference),
+                ("control_difference_low", arm.total.low),
+                ("control_difference_high", arm.total.high),
+            ):
+                assert found.get(f"r2m_run_{name}", **labels) == value
+            said = {"too_few_pairs": None, "no_difference_yet": 0, "feedback_pays": 1}
+            said["control_is_better"] = -1
+            assert found.get("r2m_run_control_verdict", **labels) == said[arm.verdict]
+    assert answer.controls.arms[0].verdict != "too_few_pairs"
+
+
 def test_rejections_age_the_head_and_freeze(client, server, run_name):
     gate = {"rank_correlation_min": 1.0, "freeze_after": 2}
     make(client, run_name, {"width": 16, "learning_rate": 1.0, "gate": gate})

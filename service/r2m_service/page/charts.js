@@ -31,7 +31,21 @@ const CHARTS = [
       ["gain", "--green", (head) => head.metrics.evidence?.feedback_gain],
     ],
   },
+  {
+    title: "Accuracy on new labels, live less each control",
+    lines: [
+      ["shuffled", "--blue", (head) => ahead(head, "shuffled")],
+      ["backbone", "--green", (head) => ahead(head, "backbone")],
+      ["none", "--amber", (head) => ahead(head, "none")],
+    ],
+    optional: true,
+  },
 ];
+
+// How far the live line is ahead of a control, on all labels so far.
+function ahead(head, control) {
+  return head.metrics.controls?.arms.find((arm) => arm.control === control)?.total.difference;
+}
 
 const drawn = new Map();
 let shown = "";
@@ -46,7 +60,7 @@ export function draw(place, run, heads) {
     shown = `${run}/${dark}`;
   }
   const steps = heads.map((head) => head.step);
-  for (const { title, lines } of CHARTS) {
+  for (const { title, lines, optional } of CHARTS) {
     const values = lines.map(([, , value]) => heads.map((head) => value(head) ?? null));
     const data = [steps, ...values];
     const has = values.some((line) => line.some((one) => one !== null));
@@ -54,6 +68,7 @@ export function draw(place, run, heads) {
       drawn.get(title).setData(data);
       continue;
     }
+    if (optional && !has) continue;
     let card = [...place.children].find((one) => one.dataset.title === title);
     if (!card) {
       card = document.createElement("div");

@@ -141,7 +141,26 @@ function tiles() {
     audit?.judged ? `gap ${number(audit.gap)}, CUSUM ${number(audit.cusum)}, ${audit.judged} judged` : "",
     audit?.waiting ? `${audit.waiting} wait for a label` : "",
   );
+  const arms = live?.metrics.controls?.arms ?? [];
+  if (arms.length) {
+    const verdicts = arms.map((one) => one.verdict);
+    const better = verdicts.includes("control_is_better");
+    const all = verdicts.every((one) => one === "feedback_pays" || one === "not_available");
+    tile(
+      "Does feedback pay?",
+      better ? "warn" : all && verdicts.includes("feedback_pays") ? "good" : "",
+      better ? "a control is better" : all && verdicts.includes("feedback_pays") ? "it pays" : "not shown yet",
+      ...arms.map((one) => controlLine(one)),
+    );
+  }
   $("tiles").replaceChildren(...made);
+}
+
+function controlLine({ control, verdict, total, note }) {
+  const said = verdict.replaceAll("_", " ");
+  if (total.difference === undefined) return `${control}: ${note || said}`;
+  const points = (share) => `${share > 0 ? "+" : ""}${(100 * share).toFixed(1)}`;
+  return `less ${control}: ${points(total.difference)} points (${points(total.low)} to ${points(total.high)}) on ${total.pairs} labels, ${said}`;
 }
 
 function headCard() {

@@ -230,6 +230,27 @@ RUN_CUSUM = _of_run("audited_gap_cusum", "Its one-sided CUSUM: 3 is the warning,
 RUN_STOPPED = _of_run(
     "audited_gap_alarm", "1 from the alarm on until somebody lifts it (advice: stop), else 0."
 )
+RUN_CONTROL_PAIRS = _of_run(
+    "control_pairs", "Outside labels that the live line and a control were both asked of, before "
+    "either learnt from them.", "control",
+)  # fmt: skip
+RUN_CONTROL_HEAD = _of_run(
+    "control_head_accuracy_ratio", "Share of them that the live line had right.", "control"
+)
+RUN_CONTROL_ACCURACY = _of_run(
+    "control_accuracy_ratio", "Share of them that the control had right.", "control"
+)
+RUN_CONTROL_DIFFERENCE = _of_run(
+    "control_difference", "The live line's share less the control's.", "control"
+)
+RUN_CONTROL_LOW = _of_run(
+    "control_difference_low", "Lower end of its 95 % interval, good at every look.", "control"
+)
+RUN_CONTROL_HIGH = _of_run("control_difference_high", "Upper end of it.", "control")
+RUN_CONTROL_VERDICT = _of_run(
+    "control_verdict", "1: the run's feedback pays; -1: the control is better; 0: no difference "
+    "yet. Absent: too few pairs, or no such control.", "control",
+)  # fmt: skip
 RUN = (
     RUN_INFO, RUN_SAMPLES, RUN_TOKENS, RUN_FEEDBACK, RUN_DEVICE, RUN_REWARD_MEAN,
     RUN_REWARD_DEVIATION, RUN_REWARD_CORRELATION, RUN_ALIGNS, RUN_STEP, RUN_BRANCHES, RUN_HEAD,
@@ -237,6 +258,8 @@ RUN = (
     RUN_GRADIENT, RUN_DRIFT_SPREAD, RUN_DRIFT_RANK, RUN_SPREAD, RUN_RANK, RUN_LENGTH, RUN_GAIN,
     RUN_VANILLA, RUN_LABEL, RUN_UNUSABLE, RUN_ACCURACY, RUN_ACCURACY_LOW, RUN_ACCURACY_HIGH,
     RUN_PAIRS, RUN_LOOKS, RUN_LABELS, RUN_WAITING, RUN_JUDGED, RUN_GAP, RUN_CUSUM, RUN_STOPPED,
+    RUN_CONTROL_PAIRS, RUN_CONTROL_HEAD, RUN_CONTROL_ACCURACY, RUN_CONTROL_DIFFERENCE,
+    RUN_CONTROL_LOW, RUN_CONTROL_HIGH, RUN_CONTROL_VERDICT,
 )  # fmt: skip
 
 CATALOGUE = {

@@ -17,6 +17,7 @@ ALIASES = (LIVE, PREVIOUS, CANDIDATE, REFERENCE)
 
 VERDICTS = ("accepted", "rejected", "undecided", "skipped", "frozen")
 USES = ("train", "judge")
+SAID = {"feedback_pays": 1, "no_difference_yet": 0, "control_is_better": -1}
 
 
 def show_run(out: Families, run: WatchedRun) -> None:
@@ -91,6 +92,22 @@ def _show_step(out: Families, name: str, metrics: Mapping[str, Any]) -> None:
         (c.RUN_UNUSABLE, "unusable"),
     ):
         out.set(metric, evidence.get(key), name)
+    for arm in (metrics.get("controls") or {}).get("arms", []):
+        _show_control(out, name, arm)
+
+
+def _show_control(out: Families, name: str, arm: Mapping[str, Any]) -> None:
+    control, total = arm["control"], arm["total"]
+    for metric, key in (
+        (c.RUN_CONTROL_PAIRS, "pairs"),
+        (c.RUN_CONTROL_HEAD, "head_accuracy"),
+        (c.RUN_CONTROL_ACCURACY, "accuracy"),
+        (c.RUN_CONTROL_DIFFERENCE, "difference"),
+        (c.RUN_CONTROL_LOW, "low"),
+        (c.RUN_CONTROL_HIGH, "high"),
+    ):
+        out.set(metric, total.get(key), name, control)
+    out.set(c.RUN_CONTROL_VERDICT, SAID.get(arm["verdict"]), name, control)
 
 
 def _show_look(out: Families, name: str, look: Mapping[str, Any], *, accepted: bool) -> None:
