@@ -1,6 +1,7 @@
 """The live page in Chromium, against a real server: what it says, and what its buttons do."""
 
 import contextlib
+import dataclasses
 import os
 import shutil
 
@@ -16,6 +17,7 @@ CHROMIUM = os.environ.get("R2M_TEST_CHROMIUM") or shutil.which("chromium")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium (R2M_TEST_CHROMIUM)")
 
 METHOD = {"width": 16, "learning_rate": 3e-3, "gate": {"spread_max": 3.0}}
+CONTROLS = ["shuffled", "backbone", "none"]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,37 @@ def test_a_new_step_shows_by_itself(page, server):
     expect(page, "#tiles", f"head {made.head}")
     sync_api.expect(page.locator(f"circle[data-head='{made.head}']")).to_be_visible()
     assert page.errors == []
+
+
+def test_whether_feedback_pays(browser, server, tmp_path):
+    """A run with controls says it in a tile and a chart; one without says nothing of it."""
+    rate = METHOD["learning_rate"]
+    method = {"profile": "labelled", "width": 16, "learning_rate": rate, "controls": CONTROLS}
+    server.client.create_run("watched", policy_hidden_size=WIDTH_P, method=method)
+    for step in range(1, 13):
+        sent = [
+            dataclasses.replace(one, preferred=(one.samples[0].id, one.samples[1].id))
+            for one in groups(step)
+        ]
+        answer = server.client.align("watched", step=step, groups=sent)
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page.goto(f"{server.urls['http']}/#watched")
+    expect(page, "#tiles", "Does feedback pay?")
+    for arm in answer.controls.arms:
+        expect(page, "#tiles", f"less {arm.control}: ")
+        expect(page, "#tiles", f"on 36 labels, {arm.verdict.replace('_', ' ')}")
+    chart = page.locator(".chart", has_text="live less each control")
+    sync_api.expect(chart.locator("canvas")).to_be_visible()
+    # The profile's gate has no bounds, so nobody measures drift.
+    expect(page, "#charts", "not measured")
+    picture = tmp_path / "controls.png"
+    page.screenshot(path=picture, full_page=True)
+    print(picture)
+    page.locator("#runs button", has_text="tldr").click()
+    sync_api.expect(page.locator("#charts canvas")).to_have_count(4)
+    sync_api.expect(chart).to_have_count(0)
+    sync_api.expect(page.locator("#tiles")).not_to_contain_text("Does feedback pay?")
+    page.close()
 
 
 def test_nothing_is_done_without_a_yes(page, server):

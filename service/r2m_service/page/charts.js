@@ -78,12 +78,13 @@ export function draw(place, run, heads) {
       name.textContent = title;
       const empty = document.createElement("div");
       empty.className = "empty";
-      empty.textContent = "no step yet";
       card.append(name, empty);
       place.append(card);
     }
+    const empty = card.querySelector(".empty");
+    if (empty) empty.textContent = steps.length ? "not measured" : "no step yet";
     if (!has) continue;
-    card.querySelector(".empty")?.remove();
+    empty?.remove();
     drawn.set(title, chart(card, lines, data));
   }
 }
