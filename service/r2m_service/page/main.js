@@ -146,10 +146,11 @@ function tiles() {
     const verdicts = arms.map((one) => one.verdict);
     const better = verdicts.includes("control_is_better");
     const all = verdicts.every((one) => one === "feedback_pays" || one === "not_available");
+    const paid = all && verdicts.includes("feedback_pays");
     tile(
       "Does feedback pay?",
-      better ? "warn" : all && verdicts.includes("feedback_pays") ? "good" : "",
-      better ? "a control is better" : all && verdicts.includes("feedback_pays") ? "it pays" : "not shown yet",
+      `wide ${better ? "warn" : paid ? "good" : ""}`,
+      better ? "a control is better" : paid ? "it pays" : "not shown yet",
       ...arms.map((one) => controlLine(one)),
     );
   }
