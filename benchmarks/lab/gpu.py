@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 from datasets import Dataset, load_dataset
-from transformers import TrainerCallback, set_seed
+from transformers import AutoTokenizer, TrainerCallback, set_seed
 from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
 
@@ -48,6 +48,16 @@ ARMS: Mapping[str, tuple[Feedback, Mapping[str, Any]]] = {
     "labelled-none": ("none", {"profile": "labelled"}),
 }
 """Feedback and profile; `frozen` is a run whose aligns change nothing."""
+SHADOWS: Mapping[Feedback, list[str]] = {
+    "policy": ["shuffled", "backbone", "none"],
+    "backbone": ["shuffled", "none"],
+    "none": [],
+}
+"""Controls of an arm that learns from labels: the run itself says whether its feedback pays."""
+
+
+class UsageError(RuntimeError):
+    """What was asked for cannot begin, in one line."""
 
 
 class Judge(TrainerCallback):
@@ -133,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _servers(given, out) as (url, judge_url):
             return _train(given, out, url, judge_url, learns=learns)
-    except ServerError as error:
+    except (ServerError, UsageError) as error:
         print(error, file=sys.stderr)
         return 2
 
@@ -147,7 +157,9 @@ def _train(
         settings["omega"] = {"kind": "cosine", "total_steps": given.steps, "floor": 0.6}
     if learns:
         settings |= {"audit_rate": given.labelled, "judge_share": 0.0}
+        settings["controls"] = SHADOWS[feedback]
     policy_width = _hidden_size(given.policy) if feedback == "policy" else None
+    prompts = _prompts(given.dataset, talks=_talks(given.policy))
     lines = Lines(out / "steps.jsonl")
     with contextlib.ExitStack() as held:
         ours = held.enter_context(Client(url))
@@ -166,7 +178,7 @@ def _train(
             model=str(given.policy),
             reward_funcs=rewards,
             callbacks=callbacks,
-            train_dataset=_prompts(given.dataset),
+            train_dataset=prompts,
             args=RLOOConfig(
                 output_dir=str(out / "trainer"),
                 max_steps=given.steps,
@@ -185,10 +197,13 @@ def _train(
             ),
         )
         trainer.train()
+        controls = ours.run("lab").live.get("controls")
     last = lines.rows[-1] if lines.rows else {}
     kept = ("r2m/reward", "r2m/vanilla_reward", "rewards/judge/mean", "kl", "r2m/spread_ratio")
     summary = {"arm": given.arm, "seed": given.seed, "steps": len(lines.rows)}
     summary |= {name: last[name] for name in kept if name in last}
+    if controls is not None:
+        summary["controls"] = {one["control"]: _said(one) for one in controls["arms"]}
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     print(json.dumps(summary))
     return 0
@@ -214,11 +229,28 @@ def _hidden_size(policy: Path) -> int:
     return int(json.loads((policy / "config.json").read_text())["hidden_size"])
 
 
-def _prompts(path: Path | None) -> Any:
-    if path is None:
-        rows = [{"prompt": [{"role": "user", "content": one}]} for one in PROMPTS * 16]
-        return Dataset.from_list(rows)
-    return load_dataset("json", data_files=str(path), split="train")
+def _talks(policy: Path) -> bool:
+    """Whether the policy has a chat template: without it one that was taught to talk is silent."""
+    return bool(AutoTokenizer.from_pretrained(str(policy)).chat_template)
+
+
+def _prompts(path: Path | None, *, talks: bool) -> Any:
+    found: Any = Dataset.from_list([{"prompt": one} for one in PROMPTS * 16])
+    if path is not None:
+        found = load_dataset("json", data_files=str(path), split="train")
+        if "prompt" not in found.column_names:
+            raise UsageError(
+                f"--dataset {path}: it needs a column `prompt`; it has "
+                f"{', '.join(found.column_names)}"
+            )
+    if talks and isinstance(found[0]["prompt"], str):
+        found = found.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})
+    return found
+
+
+def _said(arm: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("pairs", "head_accuracy", "accuracy", "difference", "low", "high")
+    return {"verdict": arm["verdict"], **{key: arm["total"].get(key) for key in kept}}
 
 
 def _text(turns: Any) -> str:

@@ -59,4 +59,18 @@ def test_two_steps_with_a_judge(folders, tmp_path, arm):
     assert all("rewards/judge/mean" in row and "r2m/vanilla_reward" in row for row in rows)
     verdict = "r2m/verdict/frozen" if arm == "frozen" else "r2m/verdict/accepted"
     assert rows[-1][verdict] == 1
-    assert json.loads((folder / "summary.json").read_text())["steps"] == 2
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["steps"] == 2
+    if arm == "labelled":
+        assert summary["controls"].keys() == {"shuffled", "backbone", "none"}
+        assert summary["controls"]["none"]["pairs"] > 0
+        last = rows[-1]
+        assert last["r2m/controls/none/pairs"] == summary["controls"]["none"]["pairs"]
+
+
+def test_a_dataset_without_prompts_is_refused(folders, tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text('{"text": "Hi"}\n')
+    given = ["--policy", str(folders / "policy"), "--reward", str(folders / "reward"), "--cpu"]
+    data = ["--dataset", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out")]
+    assert gpu.main([*given, "--arm", "frozen", *data]) == 2
+    assert "it needs a column `prompt`; it has text" in capsys.readouterr().err

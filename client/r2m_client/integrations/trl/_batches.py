@@ -70,6 +70,10 @@ def align_metrics(
 ) -> dict[str, float]:
     """Of one step: the update, its verdict, and what it cost."""
     drift = answer.drift
+    controls: dict[str, float | None] = {}
+    for arm in answer.controls.arms if answer.controls else ():
+        controls[f"controls/{arm.control}/difference"] = arm.total.difference
+        controls[f"controls/{arm.control}/pairs"] = arm.total.pairs
     return _told(
         {
             "step": answer.step,
@@ -84,6 +88,7 @@ def align_metrics(
             **{f"verdict/{name}": float(answer.verdict == name) for name in VERDICTS},
             "groups/used": answer.groups.used,
             "groups/skipped": answer.groups.skipped + left_out,
+            **controls,
             "align_seconds": seconds,
             "bytes_sent": sent,
             "bytes_received": received,
