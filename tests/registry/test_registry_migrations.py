@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,11 +12,12 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from registry_makers import SqlRegistry, make_head, make_run, refuses
+from registry_makers import START, SqlRegistry, make_head, make_run, refuses
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import IntegrityError
 
 from r2m.errors import Code
+from r2m_service.domain.runs import Change
 from r2m_service.registry.engine import open_engine
 from r2m_service.registry.migrate import VERSION_TABLE, migrate
 from r2m_service.registry.tables import metadata
@@ -144,6 +146,33 @@ def test_the_first_migration_can_be_undone(engine: Engine) -> None:
     assert tables(engine) == {VERSION_TABLE}
     migrate(engine)
     assert tables(engine) == {*metadata.tables, VERSION_TABLE}
+
+
+def test_runs_of_before_controls_have_none(url: str) -> None:
+    """Read as they are, and the create that made one still finds it."""
+    method = asdict(make_run().method)
+    registry = SqlRegistry(url)
+    created = Change(START, "created", {"feedback": "policy", "method": method})
+    registry.create_run(make_run(), make_head(), created)
+    registry.close()
+    engine = open_engine(url, lock_timeout=5)
+    config = Config()
+    config.set_main_option("script_location", "r2m_service.registry:migrations")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0004")
+        for column, table in (("method", "runs"), ("detail", "changes")):
+            (stored,) = connection.execute(text(f"SELECT {column} FROM {table}")).scalars()
+            assert "controls" not in stored
+            assert '"judge_share"' in stored
+    engine.dispose()
+    registry = SqlRegistry(url)
+    state = registry.run_state("tldr")
+    assert state is not None
+    assert state.run.method == make_run().method
+    (change,) = registry.changes("tldr")
+    assert change.detail == {"feedback": "policy", "method": method}
+    registry.close()
 
 
 @pytest.mark.parametrize("table", ["runs", "heads", "branches", "aliases", "steps"])
