@@ -11,14 +11,8 @@ from support.rollouts import PROMPTS, RESPONSES, states
 
 from r2m.errors import Code, Problem
 from r2m.tensors import tensor_value
-from r2m_service.application.engine_port import (
-    AlignGroup,
-    AlignJob,
-    HeadKey,
-    HeadSource,
-    Item,
-    Text,
-)
+from r2m_service.application.align_job import AlignGroup, AlignJob
+from r2m_service.application.scoring_items import HeadKey, HeadSource, Item, Text
 from r2m_service.domain.method import Gate, MethodSettings, Omega
 from r2m_service.engine.torch_engine import EngineLimits, TorchEngine
 from r2m_service.modeling.head import Head

@@ -17,7 +17,7 @@ from support.serving import running
 from r2m.errors import Code, Problem
 from r2m.tensors import tensor_value
 from r2m_client import Client, Sample
-from r2m_service.application.engine_port import HeadKey, HeadSource, Item
+from r2m_service.application.scoring_items import HeadKey, HeadSource, Item
 from r2m_service.engine.states import Uploads, on_device, pinned
 from r2m_service.engine.torch_engine import TorchEngine
 from r2m_service.modeling.head import Head

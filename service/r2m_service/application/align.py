@@ -17,6 +17,7 @@ from r2m_service.application.align_form import (
     require_labels_taken,
     sample_error,
 )
+from r2m_service.application.align_job import AlignGroup, AlignJob, GroupResult
 from r2m_service.application.align_progress import GroupsTold, OnProgress
 from r2m_service.application.asking import Asking
 from r2m_service.application.contract import (
@@ -29,14 +30,7 @@ from r2m_service.application.contract import (
 )
 from r2m_service.application.controls import labels_seen
 from r2m_service.application.dialogue import Dialogue, Dialogues, told
-from r2m_service.application.engine_port import (
-    AlignGroup,
-    AlignJob,
-    Engine,
-    GroupResult,
-    HeadSource,
-    Item,
-)
+from r2m_service.application.engine_port import Engine
 from r2m_service.application.journaling import Journaling
 from r2m_service.application.lessons import Lesson, Lessons, unlabelled
 from r2m_service.application.lookup import (
@@ -51,6 +45,7 @@ from r2m_service.application.ports import (
     Registry,
 )
 from r2m_service.application.samples import items_of, tell_texts
+from r2m_service.application.scoring_items import HeadSource, Item
 from r2m_service.application.timings import timings
 from r2m_service.application.usage import Usage, bytes_of
 from r2m_service.domain.repair import REPAIRED

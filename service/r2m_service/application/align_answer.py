@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+from r2m_service.application.align_job import GroupResult, Update
 from r2m_service.application.contract import (
     AlignAnswer,
     DriftOut,
     EvidenceOut,
     GroupCounts,
     LossOut,
-)
-from r2m_service.application.engine_port import (
-    GroupResult,
-    Update,
 )
 from r2m_service.domain.evidence import (
     agreement,

@@ -16,12 +16,9 @@ from r2m_service.application.align_answer import (
     without_non_finite,
 )
 from r2m_service.application.align_context import AlignContext
+from r2m_service.application.align_job import GroupResult, Update
 from r2m_service.application.contract import AlignAnswer, GroupCounts, LossOut, SampleError
 from r2m_service.application.controls import controls_out
-from r2m_service.application.engine_port import (
-    GroupResult,
-    Update,
-)
 from r2m_service.application.judging import Judged, judge
 from r2m_service.application.lessons import Lesson
 from r2m_service.application.lookup import next_anchors

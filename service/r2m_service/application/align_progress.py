@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from r2m_service.application.align_form import sample_error
+from r2m_service.application.align_job import GroupResult
 from r2m_service.application.contract import GroupIn, Progress, SampleError, SkippedGroup
-from r2m_service.application.engine_port import (
-    GroupResult,
-)
 
 OnProgress = Callable[[Progress], None]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from r2m.errors import Code, Problem
+from r2m_service.application.align_job import AnchorItems
 from r2m_service.application.contract import (
     AnchorPairIn,
     AnchorsOut,
@@ -18,11 +19,7 @@ from r2m_service.application.contract import (
     SampleError,
     SampleIn,
 )
-from r2m_service.application.engine_port import (
-    AnchorItems,
-    Engine,
-    Item,
-)
+from r2m_service.application.engine_port import Engine
 from r2m_service.application.label_port import LabelStore
 from r2m_service.application.lookup import anchors_out, find_run
 from r2m_service.application.ports import (
@@ -37,6 +34,7 @@ from r2m_service.application.samples import (
     text_hash,
     text_of,
 )
+from r2m_service.application.scoring_items import Item
 from r2m_service.domain.runs import AnchorSet, BlobRef, Change, Run, RunState
 
 _SETS_HELD = 8

@@ -30,9 +30,7 @@ from r2m_service.application.contract import (
     UpdateRunRequest,
     VanillaRequest,
 )
-from r2m_service.application.engine_port import (
-    Engine,
-)
+from r2m_service.application.engine_port import Engine
 from r2m_service.application.evaluate import evaluate
 from r2m_service.application.journal_port import Journal
 from r2m_service.application.journaling import Journaling

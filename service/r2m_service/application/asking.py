@@ -17,21 +17,12 @@ import numpy.typing as npt
 from r2m.errors import Code, Problem
 from r2m.tensors import TensorValue, decode_base64
 from r2m_service.application.align_context import AlignContext
+from r2m_service.application.align_job import AlignGroup, AnchorItems, Asked, Told
 from r2m_service.application.contract import QueryOut, QuestionOut, ReplyIn, ReplyValueIn
 from r2m_service.application.dialogue import Dialogue
-from r2m_service.application.engine_port import (
-    AlignGroup,
-    AnchorItems,
-    Asked,
-    Engine,
-    HeadSource,
-    Item,
-    Queried,
-    Split,
-    Told,
-    Vector,
-)
+from r2m_service.application.engine_port import Engine
 from r2m_service.application.feedback import pooled_of
+from r2m_service.application.scoring_items import HeadSource, Item, Queried, Split, Vector
 from r2m_service.application.usage import NUMBER_BYTES
 
 Pooled = npt.NDArray[np.float32]

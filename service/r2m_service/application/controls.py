@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from r2m_service.application.align_job import ControlUpdate, Update
 from r2m_service.application.contract import ControlOut, ControlsOut, ControlTotal
-from r2m_service.application.engine_port import ControlUpdate, Update
 from r2m_service.domain.controls import FEWEST_PAIRS, Comparison
 from r2m_service.domain.runs import Head
 

@@ -13,17 +13,14 @@ from r2m_service.application.contract import (
     PairIn,
     SampleError,
 )
-from r2m_service.application.engine_port import (
-    Engine,
-    Item,
-    Scored,
-)
+from r2m_service.application.engine_port import Engine
 from r2m_service.application.lookup import find_run, find_stored, head_source
 from r2m_service.application.ports import (
     Blobs,
     Registry,
 )
 from r2m_service.application.samples import error_out, items_of, require_distinct
+from r2m_service.application.scoring_items import Item, Scored
 from r2m_service.domain.runs import Head
 
 Margins = list[float]

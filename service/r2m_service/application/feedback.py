@@ -12,9 +12,7 @@ import numpy.typing as npt
 from r2m.errors import Code, Problem
 from r2m.tensors import Bytes, TensorValue, decode_base64
 from r2m_service.application.contract import FeedbackIn, SampleIn, SplitIn
-from r2m_service.application.engine_port import (
-    Split,
-)
+from r2m_service.application.scoring_items import Split
 from r2m_service.domain.runs import Policy, Run
 
 

@@ -15,9 +15,7 @@ from r2m_service.application.contract import (
     RollbackRequest,
     RunOut,
 )
-from r2m_service.application.engine_port import (
-    Engine,
-)
+from r2m_service.application.engine_port import Engine
 from r2m_service.application.label_port import LabelStore
 from r2m_service.application.lookup import (
     find_head,

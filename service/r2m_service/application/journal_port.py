@@ -8,9 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from r2m.tensors import TensorValue
-from r2m_service.application.engine_port import (
-    Trace,
-)
+from r2m_service.application.scoring_items import Trace
 
 
 @dataclass(frozen=True, slots=True)

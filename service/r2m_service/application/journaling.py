@@ -10,15 +10,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 from r2m_service.application.align_context import AlignContext
+from r2m_service.application.align_job import AlignGroup, MeasuredGroup, Update
 from r2m_service.application.contract import AlignAnswer, SampleIn
-from r2m_service.application.engine_port import (
-    AlignGroup,
-    HeadSource,
-    Item,
-    MeasuredGroup,
-    Scored,
-    Update,
-)
 from r2m_service.application.journal_port import (
     AlignedRow,
     AlignedStep,
@@ -27,6 +20,7 @@ from r2m_service.application.journal_port import (
     ScoredRow,
 )
 from r2m_service.application.lessons import Lesson
+from r2m_service.application.scoring_items import HeadSource, Item, Scored
 from r2m_service.domain.runs import Head
 
 logger = logging.getLogger(__name__)

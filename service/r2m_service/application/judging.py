@@ -7,11 +7,8 @@ from dataclasses import dataclass
 
 from r2m.errors import Problem
 from r2m_service.application.align_context import AlignContext
+from r2m_service.application.align_job import AnchorMargins, Update
 from r2m_service.application.contract import AnchorsJudged, PairedOut, SampleError
-from r2m_service.application.engine_port import (
-    AnchorMargins,
-    Update,
-)
 from r2m_service.application.lessons import Lesson
 from r2m_service.application.samples import error_out
 from r2m_service.domain.anchors import AnchorVerdict, Paired, judge_anchors

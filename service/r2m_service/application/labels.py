@@ -16,9 +16,7 @@ from r2m_service.application.contract import (
     LabelsAnswer,
     LabelsRequest,
 )
-from r2m_service.application.engine_port import (
-    Engine,
-)
+from r2m_service.application.engine_port import Engine
 from r2m_service.application.label_port import LabelStore
 from r2m_service.application.lookup import audit_out, find_run, timestamp
 from r2m_service.application.ports import (

@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from r2m.errors import Code, Problem
+from r2m_service.application.align_job import AlignGroup, AnchorItems
 from r2m_service.application.anchors import Anchors
 from r2m_service.application.contract import AlignRequest, GroupIn, SampleError
-from r2m_service.application.engine_port import (
-    AlignGroup,
-    AnchorItems,
-)
 from r2m_service.application.label_port import LabelStore
 from r2m_service.application.replay import Replay
 from r2m_service.application.samples import prompt_hash

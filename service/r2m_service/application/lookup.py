@@ -19,14 +19,11 @@ from r2m_service.application.contract import (
     RunOut,
     UsageOut,
 )
-from r2m_service.application.engine_port import (
-    HeadKey,
-    HeadSource,
-)
 from r2m_service.application.ports import (
     Blobs,
     Registry,
 )
+from r2m_service.application.scoring_items import HeadKey, HeadSource
 from r2m_service.domain.audit import AuditState
 from r2m_service.domain.runs import (
     FIRST_BRANCH,

@@ -11,16 +11,12 @@ from datetime import UTC, datetime
 
 from r2m.errors import Code, Problem
 from r2m_service.application.contract import SampleIn
-from r2m_service.application.engine_port import (
-    Item,
-    Queried,
-    Scored,
-)
 from r2m_service.application.label_port import LabelStore
 from r2m_service.application.ports import (
     Blobs,
 )
 from r2m_service.application.samples import prompt_hash, text_hash, text_of
+from r2m_service.application.scoring_items import Item, Queried, Scored
 from r2m_service.domain.audit import marked_for_audit, use_of
 from r2m_service.domain.labels import KeptSample
 from r2m_service.domain.runs import Run

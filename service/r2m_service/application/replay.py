@@ -7,17 +7,15 @@ import logging
 from collections.abc import Sequence
 
 from r2m.errors import Code, Problem
+from r2m_service.application.align_job import AlignGroup
 from r2m_service.application.contract import FeedbackIn, SampleIn
-from r2m_service.application.engine_port import (
-    AlignGroup,
-    Engine,
-    Item,
-)
+from r2m_service.application.engine_port import Engine
 from r2m_service.application.label_port import LabelStore
 from r2m_service.application.ports import (
     Blobs,
 )
 from r2m_service.application.samples import items_of
+from r2m_service.application.scoring_items import Item
 from r2m_service.domain.labels import KeptSample, LabelledPair, pairs_of
 from r2m_service.domain.runs import Run
 

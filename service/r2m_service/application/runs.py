@@ -18,9 +18,7 @@ from r2m_service.application.contract import (
     RunOut,
     UpdateRunRequest,
 )
-from r2m_service.application.engine_port import (
-    Engine,
-)
+from r2m_service.application.engine_port import Engine
 from r2m_service.application.heads import Heads
 from r2m_service.application.label_port import LabelStore
 from r2m_service.application.lookup import (

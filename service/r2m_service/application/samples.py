@@ -13,16 +13,10 @@ from r2m.errors import Code, Problem
 from r2m.tensors import Bytes, TensorValue
 from r2m_service.application.about import content
 from r2m_service.application.contract import AlignRequest, ErrorOut, SampleIn
-from r2m_service.application.engine_port import (
-    AnyText,
-    Conversation,
-    Engine,
-    Item,
-    Split,
-    Text,
-)
+from r2m_service.application.engine_port import Engine
 from r2m_service.application.feedback import decode_feedback, feedback_bytes, feedback_of
 from r2m_service.application.parsing import read_json
+from r2m_service.application.scoring_items import AnyText, Conversation, Item, Split, Text
 from r2m_service.domain.runs import Run
 
 

@@ -14,13 +14,7 @@ from r2m_service.application.contract import (
     ScoreRequest,
     VanillaRequest,
 )
-from r2m_service.application.engine_port import (
-    Engine,
-    HeadSource,
-    Item,
-    Queried,
-    Scored,
-)
+from r2m_service.application.engine_port import Engine
 from r2m_service.application.journaling import Journaling
 from r2m_service.application.lookup import find_run, head_source, scoring_head
 from r2m_service.application.marking import Marking, ScoredBy
@@ -29,6 +23,7 @@ from r2m_service.application.ports import (
     Registry,
 )
 from r2m_service.application.samples import error_out, items_of, require_distinct, tell_texts
+from r2m_service.application.scoring_items import HeadSource, Item, Queried, Scored
 from r2m_service.application.timings import timings
 from r2m_service.application.usage import NO_RUN, Usage, bytes_of
 from r2m_service.domain.runs import Run

@@ -9,11 +9,7 @@ from datetime import UTC, datetime
 
 from r2m.errors import Problem
 from r2m_service.application.contract import UsageOut
-from r2m_service.application.engine_port import (
-    Item,
-    Queried,
-    Scored,
-)
+from r2m_service.application.scoring_items import Item, Queried, Scored
 from r2m_service.application.tally import Tally
 
 NO_RUN = ""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from r2m.errors import Problem
-from r2m_service.application.engine_port import (
+from r2m_service.application.align_job import (
     AlignGroup,
     AlignJob,
     AnchorItems,
@@ -27,12 +27,11 @@ from r2m_service.application.engine_port import (
     Asked,
     Because,
     GroupResult,
-    Item,
     Role,
     Told,
     Update,
-    Vector,
 )
+from r2m_service.application.scoring_items import Item, Vector
 from r2m_service.engine.align_groups import AlignHeads, Group, GroupPasses
 from r2m_service.engine.controls import Controls
 from r2m_service.engine.measuring import NOTHING, Errors, Measuring

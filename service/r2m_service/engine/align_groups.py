@@ -9,17 +9,15 @@ import torch
 from torch import Tensor
 
 from r2m.errors import Code, Problem
-from r2m_service.application.engine_port import (
+from r2m_service.application.align_job import (
     AlignGroup,
     AnchorItems,
     AnchorMargins,
-    Item,
     MeasuredGroup,
     Role,
     Told,
-    Trace,
-    Vector,
 )
+from r2m_service.application.scoring_items import Item, Trace, Vector
 from r2m_service.engine.measuring import NOTHING, Errors, Measuring, require_rewards, trace_of
 from r2m_service.modeling.backbone import Encoded
 from r2m_service.modeling.head import Head, Parts

@@ -16,7 +16,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from r2m.errors import Code, Problem
-from r2m_service.application.engine_port import AlignJob, ControlUpdate, Item
+from r2m_service.application.align_job import AlignJob, ControlUpdate
+from r2m_service.application.scoring_items import Item
 from r2m_service.domain.method import ControlKind
 from r2m_service.engine.align_groups import AlignHeads, Group
 from r2m_service.engine.measuring import Errors, Measuring

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from r2m_service.application.engine_port import (
-    TokenIds,
-)
+from r2m_service.application.scoring_items import TokenIds
 from r2m_service.engine.cache import BytesCache
 from r2m_service.modeling.backbone import Backbone, Encoded
 

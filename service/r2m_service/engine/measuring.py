@@ -9,12 +9,8 @@ import torch
 from torch import Tensor
 
 from r2m.errors import Code, Problem
-from r2m_service.application.engine_port import (
-    Item,
-    Told,
-    Trace,
-    Vector,
-)
+from r2m_service.application.align_job import Told
+from r2m_service.application.scoring_items import Item, Trace, Vector
 from r2m_service.engine.embedding import Embedder
 from r2m_service.engine.pooling import own_states, pool_states, uploads_of, why_not_finite
 from r2m_service.engine.states import States

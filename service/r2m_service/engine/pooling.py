@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from r2m.errors import Problem
-from r2m_service.application.engine_port import Item
+from r2m_service.application.scoring_items import Item
 from r2m_service.engine.states import States, Uploads, not_finite, on_device
 from r2m_service.modeling.attention import Pooled, pool
 from r2m_service.modeling.backbone import Encoded

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from r2m.errors import Code, Problem
-from r2m_service.application.engine_port import Item, Queried, Scored, Trace
 from r2m_service.application.metrics_port import NO_METRICS, Batched, Metrics
+from r2m_service.application.scoring_items import Item, Queried, Scored, Trace
 from r2m_service.application.timings import Timings
 from r2m_service.engine.embedding import Embedder
 from r2m_service.engine.measuring import trace_of

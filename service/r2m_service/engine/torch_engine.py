@@ -4,59 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-from r2m.errors import Code, Problem
-from r2m_service.application.engine_port import (
-    AlignJob,
+from r2m.errors import Problem
+from r2m_service.application.align_job import AlignJob, Ask, GroupResult, Update
+from r2m_service.application.engine_port import BackboneInfo
+from r2m_service.application.metrics_port import NO_METRICS, CacheUse, EngineUse, Metrics
+from r2m_service.application.scoring_items import (
     AnyText,
-    Ask,
-    BackboneInfo,
-    Conversation,
     Encoded,
-    GroupResult,
     HeadKey,
     HeadSource,
     Item,
     Queried,
     Scored,
-    Text,
-    Update,
     Vector,
 )
-from r2m_service.application.metrics_port import NO_METRICS, CacheUse, EngineUse, Metrics
 from r2m_service.application.timings import Timings, timings
 from r2m_service.domain.method import MethodSettings
 from r2m_service.domain.runs import FeedbackSource, Truncation
 from r2m_service.engine.align import Aligner
 from r2m_service.engine.align_groups import AlignHeads
 from r2m_service.engine.cache import BytesCache
+from r2m_service.engine.clock import phase, queueing
 from r2m_service.engine.controls import Controls
 from r2m_service.engine.embedding import Embedder
 from r2m_service.engine.measuring import Measuring
 from r2m_service.engine.queue import Budgets
 from r2m_service.engine.scoring import BatchScorer, ScoreWork
+from r2m_service.engine.tokenizing import Tokenizing
 from r2m_service.engine.worker import DeviceWorker, Job
 from r2m_service.modeling.backbone import Backbone
 from r2m_service.modeling.head import Head, first_head
-from r2m_service.modeling.text import TextError, TextFault
 from r2m_service.modeling.update import Moments
 
 Value = TypeVar("Value")
-
-TEXTS_AT_ONCE = 32
-TEXT_CODES = {
-    TextFault.EMPTY: Code.TEXT_EMPTY,
-    TextFault.INVALID: Code.TEXT_INVALID,
-    TextFault.TOO_LONG: Code.TEXT_TOO_LONG,
-    TextFault.NO_TEMPLATE: Code.NO_CHAT_TEMPLATE,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +102,7 @@ class TorchEngine:
             budgets=Budgets(limits.token_budget, limits.batch_items, limits.batch_bytes),
             fatal=_device_is_lost,
         )
-        # Tokenizers are not thread-safe; one thread keeps them off the event loop.
-        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="r2m-tokenize")
+        self._tokenizing = Tokenizing(backbone.text)
         self._info = BackboneInfo(
             model=backbone.name,
             fingerprint=backbone.fingerprint,
@@ -157,42 +142,13 @@ class TorchEngine:
     def stop(self) -> None:
         """Finish the work at hand, fail what waits."""
         self._worker.stop()
-        self._tokenizing.shutdown(cancel_futures=True)
+        self._tokenizing.stop()
 
     async def encode(
         self, texts: Sequence[AnyText], *, truncation: Truncation
     ) -> list[Encoded | Problem]:
         """Token ids, or why a text has none, for each."""
-        loop = asyncio.get_running_loop()
-        side = None if truncation == "none" else truncation
-        found: list[Encoded | Problem] = []
-        # In parts, so that one call of thousands does not hold the thread that all share.
-        began = time.perf_counter()
-        for start in range(0, len(texts), TEXTS_AT_ONCE):
-            part = list(texts[start : start + TEXTS_AT_ONCE])
-            found += await loop.run_in_executor(self._tokenizing, self._encode_now, part, side)
-        ended = time.perf_counter()
-        timings().add("tokenize", ended - began)
-        timings().took("tokenize", began, ended)
-        return found
-
-    def _encode_now(
-        self, texts: Sequence[AnyText], cut: Literal["left", "right"] | None
-    ) -> list[Encoded | Problem]:
-        encoder = self._backbone.text
-        found: list[Encoded | Problem] = []
-        for text in texts:
-            try:
-                if isinstance(text, Text):
-                    tokens = encoder.pair(text.prompt, text.response, raw=text.raw, cut=cut)
-                elif isinstance(text, Conversation):
-                    tokens = encoder.conversation(text.messages, text.tools, cut=cut)
-                else:
-                    tokens = encoder.ids(text, cut=cut)
-                found.append(Encoded(tokens.ids, tokens.cut))
-            except TextError as error:
-                found.append(Problem(TEXT_CODES[error.fault], str(error), field=error.field))
-        return found
+        return await self._tokenizing.encode(texts, truncation=truncation)
 
     async def score(
         self, head: HeadSource | None, items: Sequence[Item]
@@ -216,7 +172,7 @@ class TorchEngine:
             )
             for item in items
         ]
-        with _queueing(spent):
+        with queueing(spent):
             return await self._worker.submit(jobs, flow=head.run if head else "")
 
     async def direction(self, head: HeadSource) -> Vector:
@@ -252,7 +208,7 @@ class TorchEngine:
             trace=self._trace,
         )
         spent = timings()
-        with _phase(spent, "align.learn", groups=len(job.groups), replayed=len(job.replay)):
+        with phase(spent, "align.learn", groups=len(job.groups), replayed=len(job.replay)):
             for turn in aligner.learning():
                 if await self._turn(spent, turn):
                     progress(aligner.results[-1])
@@ -261,13 +217,13 @@ class TorchEngine:
         if asked := aligner.asked:
             with spent.taking("align.ask"):
                 aligner.hear(await ask(asked))
-        with _phase(spent, "align.judge", anchors=len(job.anchors)):
+        with phase(spent, "align.judge", anchors=len(job.anchors)):
             for turn in aligner.judging():
                 await self._turn(spent, turn)
         controls = None
         if job.method.controls and aligner.used:
             controls = await asyncio.to_thread(self._controls, job, heads, measuring)
-            with _phase(spent, "align.controls", controls=len(job.method.controls)):
+            with phase(spent, "align.controls", controls=len(job.method.controls)):
                 for turn in controls.turns(aligner.used):
                     await self._turn(spent, turn)
         # Turning 134 MB of weights into a file takes a while: not on the event loop.
@@ -292,7 +248,7 @@ class TorchEngine:
             finally:
                 spent.add("align", time.perf_counter() - began)
 
-        with _queueing(spent):
+        with queueing(spent):
             return await self._worker.turn(timed)
 
     def _moments(self, parent: Head, optimizer: bytes | None) -> Moments:
@@ -345,35 +301,6 @@ class TorchEngine:
         head = await asyncio.to_thread(read)
         self._heads.put(source.key, head, sum(t.nbytes for t in head.tensors.values()))
         return head
-
-
-@contextmanager
-def _phase(spent: Timings, name: str, **about: int) -> Generator[None]:
-    """Many short turns on the device, with what they waited for it in between."""
-    began, waited, worked = time.perf_counter(), spent.seconds.get("queue", 0.0), spent.device
-    try:
-        yield
-    finally:
-        spent.took(
-            name,
-            began,
-            time.perf_counter(),
-            **about,
-            queue_seconds=spent.seconds.get("queue", 0.0) - waited,
-            device_seconds=spent.device - worked,
-        )
-
-
-@contextmanager
-def _queueing(spent: Timings) -> Generator[None]:
-    """What goes by within and is not the device's work is waiting for the device."""
-    began, worked = time.perf_counter(), spent.device
-    spent.waiting_since = began
-    try:
-        yield
-    finally:
-        waited = time.perf_counter() - began - (spent.device - worked)
-        spent.add("queue", max(0.0, waited))
 
 
 def _use(cache: BytesCache[Any, Any]) -> CacheUse:

@@ -16,10 +16,8 @@ import pyarrow as pa
 
 from r2m.errors import Code, Problem
 from r2m.tensors import TensorValue
-from r2m_service.application.engine_port import (
-    Trace,
-)
 from r2m_service.application.journal_port import AlignedStep, HeadName, ScoredRow
+from r2m_service.application.scoring_items import Trace
 from r2m_service.journal.schema import ALIGNS, SCORES
 
 logger = logging.getLogger(__name__)
