@@ -11,7 +11,15 @@ from lab import evidence, jobs
 from lab.arms import FROZEN, LABELLED, PAPER
 from lab.outcomes import outcome, outcomes, pair_accuracy, why_it_shows_nothing
 from lab.rlhf import GROUPS, K
-from lab.signals import audited_gap, beyond, kind_of, lost_by, rejected_in_a_row, signals_table
+from lab.signals import (
+    audited_gap,
+    beyond,
+    kind_of,
+    lost_by,
+    rejected_in_a_row,
+    rescored_gap,
+    signals_table,
+)
 from lab.stats import TooFewError, mean_of, paired
 from lab.tables import main_table, questions_table
 
@@ -217,6 +225,20 @@ def test_signals_by_hand():
     rejected = np.zeros(STEPS)
     rejected[[3, 4, 9, 10, 11]] = 1
     assert rejected_in_a_row(3)(bad | {"rejected": rejected}, 0) == 11
+
+
+def test_a_scale_that_moves_is_no_gap_where_the_first_responses_are_rescored():
+    """A head that only changes its scale says of old responses what it says of new ones."""
+    bad, good = fooled(1), fine(1)
+    at = np.linspace(0, 1, STEPS)
+    scale, shift = 1 + 9 * at, 50 * at
+    for run in (bad, good):
+        run["reward"] = run["reward"] * scale[:, None] + shift[:, None]
+        run["first_mean"] = run["first_mean"] * scale + shift
+        run["first_spread"] = run["first_spread"] * scale
+    assert audited_gap(1.0, 5.0)(good, 0) is not None
+    assert rescored_gap(1.0, 5.0)(good, 0) is None
+    assert rescored_gap(1.0, 5.0)(bad, 0) is not None
 
 
 def test_few_healthy_runs_set_no_threshold():
