@@ -14,7 +14,7 @@ from pathlib import Path
 from bench import machine
 from bench.machine import ROOT
 from bench.report import Table
-from lab import jobs, plots
+from lab import jobs, plots, shadows
 from lab.arms import SETS
 from lab.evidence import IMAGES, PAGE, against_published, publish
 from lab.outcomes import SHORTEST, outcomes, why_it_shows_nothing
@@ -24,6 +24,7 @@ from lab.tables import WEAK_QUESTIONS, main_table, questions_table, sweep_table
 
 STEPS, SEEDS = 240, 6
 ALL_SEEDS = {"core": 12, "healthy": 12, "weak": 8, "more": 8, "sweeps": 5}
+SHADOWS = "shadows"
 FIXED = ("frozen", "frozen-again", "frozen-kl", "weak-frozen", "good", "gold")
 
 
@@ -33,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seeds = ", ".join(f"{name} ({count})" for name, count in ALL_SEEDS.items())
     parser.add_argument("--sets", nargs="+", choices=SETS, metavar="SET",
                         help=f"beside the core; with their seeds: {seeds}")  # fmt: skip
-    parser.add_argument("--all", action="store_true", help="every set")
+    parser.add_argument("--shadows", action="store_true",
+                        help=f"what a run's own controls would say ({shadows.SEEDS})")  # fmt: skip
+    parser.add_argument("--all", action="store_true", help="every set, and --shadows")
     parser.add_argument(
         "--seeds", type=int, help=f"at least {FEWEST}; default: those of the sets, {SEEDS} for "
         "the core by itself"
@@ -60,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         counts = {name: counts[name] for name in counts if name in ("core", *given.sets)}
     if given.seeds is not None:
         counts = dict.fromkeys(counts, int(given.seeds))
+    if given.all or given.shadows:
+        counts[SHADOWS] = given.seeds or shadows.SEEDS
     return run(counts, given.steps, given.workers, given.out, write=given.write)
 
 
@@ -72,6 +77,8 @@ def run(counts: dict[str, int], steps: int, workers: int, out: Path, *, write: b
     what, started = machine.describe(), time.monotonic()
     planned: list[jobs.Job] = []
     for name, seeds in counts.items():
+        if name == SHADOWS:
+            continue
         work = list(jobs.plan([name], seeds, steps))
         jobs.run_all(work, out, workers)
         planned += work
@@ -96,6 +103,8 @@ def run(counts: dict[str, int], steps: int, workers: int, out: Path, *, write: b
                 title=f"Questions, {weak}",
             )
         )
+    if SHADOWS in counts:
+        tables.append(shadows.table(counts[SHADOWS], steps, out, workers, found))
     if "sweeps" in counts:
         tables.append(sweep_table(found))
     if "healthy" in counts:

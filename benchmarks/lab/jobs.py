@@ -127,13 +127,13 @@ def run_all(jobs: Sequence[Job], out: Path, workers: int) -> None:
 def make_start(job: Job, out: Path) -> None:
     """The policy and the reward model of a run, in a process of its own."""
     torch.set_num_threads(1)
-    training.start_of(job.seed, job.arm.start, _starts(out))
+    training.start_of(job.seed, job.arm.start, starts(out))
 
 
 def make_run(job: Job, out: Path) -> None:
     """One run, in a process of its own. The file appears when it is whole."""
     torch.set_num_threads(1)
-    start = training.start_of(job.seed, job.arm.start, _starts(out))
+    start = training.start_of(job.seed, job.arm.start, starts(out))
     try:
         numbers = Rlhf(job.arm, start, job.seed).run(job.steps)
     except Exception as error:
@@ -153,7 +153,8 @@ def make_run(job: Job, out: Path) -> None:
     scratch.replace(path)
 
 
-def _starts(out: Path) -> Path:
+def starts(out: Path) -> Path:
+    """Where the policies and reward models that runs begin with are kept."""
     source = "".join(_code(module) for module in (world, models, training))
     return out / "starts" / hashlib.sha256(source.encode()).hexdigest()[:12]
 
