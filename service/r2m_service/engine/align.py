@@ -25,16 +25,14 @@ from r2m_service.application.align_job import (
     AnchorItems,
     AnchorMargins,
     Asked,
-    Because,
     GroupResult,
-    Role,
     Told,
     Update,
 )
-from r2m_service.application.scoring_items import Item, Vector
 from r2m_service.engine.align_groups import AlignHeads, Group, GroupPasses
 from r2m_service.engine.controls import Controls
-from r2m_service.engine.measuring import NOTHING, Errors, Measuring
+from r2m_service.engine.measuring import Errors, Measuring
+from r2m_service.engine.questions import Questions, kept_by_trainer
 from r2m_service.modeling.head import Head
 from r2m_service.modeling.loss import Loss, loss_of_groups, sigma
 from r2m_service.modeling.update import AdamWStep, Moments, Step, gradients
@@ -82,8 +80,7 @@ class Aligner:
         self._anchors: list[AnchorMargins | Problem] = []
         self._overflowed = False
         self._device_seconds = 0.0
-        self._queries: dict[tuple[Because, Role], dict[str, Vector]] = {}
-        self._told: dict[tuple[Because, Role], Told] = {}
+        self._questions = Questions(self._passes)
 
     def learning(self) -> Iterator[Callable[[], bool]]:
         """Turns until there is a candidate, or surely none.
@@ -106,19 +103,11 @@ class Aligner:
     @property
     def asked(self) -> list[Asked]:
         """The questions about states that stay with the trainer, once `asking` is through."""
-        found: list[Asked] = []
-        for (because, role), queries in self._queries.items():
-            v_P = self._heads[role].v_P
-            assert v_P is not None
-            found.append(Asked(because, role, v_P.cpu().numpy(), queries))
-        return found
+        return self._questions.asked
 
     def hear(self, answers: Sequence[Told]) -> None:
         """What the trainer said, one answer a question."""
-        self._told = dict(zip(self._queries, answers, strict=True))
-        reference = self._told.get(("anchors", "reference"))
-        if reference is not None and self._passes.heads.reference is self._parent:
-            self._told["anchors", "live"] = reference
+        self._questions.hear(answers)
 
     @property
     def results(self) -> Sequence[GroupResult]:
@@ -148,42 +137,23 @@ class Aligner:
             return
         if self._job.method.gate.checks_drift:
             for used in self._used:
-                if not used.replayed and _keeps(used.items):
+                if not used.replayed and kept_by_trainer(used.items):
                     yield lambda used=used: self._query_group(used)
         for pair in self._job.anchors:
-            if _keeps((pair.chosen, pair.rejected)):
+            if kept_by_trainer((pair.chosen, pair.rejected)):
                 yield lambda pair=pair: self._query_pair(pair)
-
-    @property
-    def _heads(self) -> dict[Role, Head]:
-        assert self._candidate is not None
-        heads = self._passes.heads
-        return {
-            "candidate": self._candidate,
-            "reference": heads.reference,
-            "live": heads.parent,
-        }
 
     @torch.no_grad()
     def _query_group(self, group: Group) -> bool:
-        self._query("gate", "candidate", group.items, group.rte_KR)
+        assert self._candidate is not None
+        self._questions.about_group(self._candidate, group)
         return False
 
     @torch.no_grad()
     def _query_pair(self, pair: AnchorItems) -> bool:
-        items = (pair.chosen, pair.rejected)
-        rte_KR = self._passes.rtes(items)
-        self._query("anchors", "candidate", items, rte_KR)
-        self._query("anchors", "reference", items, rte_KR)
-        if self._passes.heads.reference is not self._parent:
-            self._query("anchors", "live", items, rte_KR)
+        assert self._candidate is not None
+        self._questions.about_pair(self._candidate, pair)
         return False
-
-    def _query(self, because: Because, role: Role, items: Sequence[Item], rte_KR: Tensor) -> None:
-        head = self._heads[role]
-        if head.attends and not head.blind:
-            found = self._queries.setdefault((because, role), {})
-            found |= self._passes.queries(head, items, rte_KR)
 
     def _judging(self) -> Iterator[Callable[[], bool]]:
         if self._candidate is None:
@@ -273,17 +243,14 @@ class Aligner:
     @torch.no_grad()
     def _measure_candidate(self, group: Group) -> bool:
         assert self._candidate is not None
-        told = self._told.get(("gate", "candidate"), NOTHING)
+        told = self._questions.told("gate", "candidate")
         self._overflowed |= not self._passes.measure_candidate(self._candidate, group, told)
         return False
 
     @torch.no_grad()
     def _judge(self, pair: AnchorItems) -> bool:
         assert self._candidate is not None
-        told: dict[Role, Told] = {}
-        for (because, role), said in self._told.items():
-            if because == "anchors":
-                told[role] = said
+        told = self._questions.told_of_anchors()
         self._anchors.append(self._passes.judge(self._candidate, pair, told))
         return False
 
@@ -335,11 +302,6 @@ class Aligner:
             controls=controls.updates if controls else [],
             device_seconds=self._device_seconds + (controls.device_seconds if controls else 0.0),
         )
-
-
-def _keeps(items: Sequence[Item]) -> bool:
-    """Whether the trainer keeps states of any of them."""
-    return any(item.split is not None for item in items)
 
 
 def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
