@@ -55,7 +55,6 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """All controls of a run; labels_seen: the newest outside label learnt from, by its number."""
+    """All controls of a run."""
 
-    labels_seen: int = 0
     arms: tuple[Control, ...] = ()

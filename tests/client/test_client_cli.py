@@ -163,7 +163,7 @@ def test_a_run_with_controls(r2m, script):
         {"control": "none", "verdict": "feedback_pays", "total": total, "note": ""},
         {"control": "shuffled", "verdict": "not_available", "total": {"pairs": 0}, "note": "gone"},
     ]
-    script.steps.append({**RUN, "live": {"t": 3, "controls": {"labels_seen": 4, "arms": arms}}})
+    script.steps.append({**RUN, "live": {"t": 3, "controls": {"arms": arms}}})
     shown = r2m("runs", "tldr").stdout
     assert "controls." not in shown
     _, _, table, _ = shown.split("\n\n")

@@ -1,12 +1,11 @@
 """The live page in Chromium, against a real server: what it says, and what its buttons do."""
 
 import contextlib
-import dataclasses
 import os
 import shutil
 
 import pytest
-from support.rollouts import WIDTH_P, groups
+from support.rollouts import WIDTH_P, groups, labelled
 from support.serving import running
 
 from r2m_client import Client
@@ -101,11 +100,7 @@ def test_whether_feedback_pays(browser, server, tmp_path):
     method = {"profile": "labelled", "width": 16, "learning_rate": rate, "controls": CONTROLS}
     server.client.create_run("watched", policy_hidden_size=WIDTH_P, method=method)
     for step in range(1, 13):
-        sent = [
-            dataclasses.replace(one, preferred=(one.samples[0].id, one.samples[1].id))
-            for one in groups(step)
-        ]
-        answer = server.client.align("watched", step=step, groups=sent)
+        answer = server.client.align("watched", step=step, groups=labelled(step))
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.goto(f"{server.urls['http']}/#watched")
     expect(page, "#tiles", "Does feedback pay?")

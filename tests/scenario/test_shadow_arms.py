@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load
 from support.rollouts import WIDTH_P, groups, samples
+from support.rollouts import labelled as news
 from support.serving import running
 from test_split import METHOD as SPLIT_METHOD
 
@@ -204,6 +205,24 @@ def test_a_late_label_is_fresh_once(client, run_name):
     assert fresh(3, branch=back.branch) == (3, 2, 3)
     back = client.rollback(run_name, to_step=0)
     assert fresh(1, branch=back.branch) == (3, 3, 3)
+
+
+@both
+def test_what_was_learnt_from_is_not_asked_again(client, run_name):
+    """Fixed pairs sent at every step, or a label that changes its mind: neither is news."""
+    client.create_run(run_name, policy_hidden_size=WIDTH_P, method={**LABELLED, "controls": KINDS})
+
+    def asked(step, sent):
+        answer = client.align(run_name, step=step, groups=sent)
+        assert all(arm.moved for arm in answer.controls.arms)
+        return {(arm.pairs, arm.total.pairs) for arm in answer.controls.arms}
+
+    sent = news(1)
+    assert asked(1, sent) == {(3, 3)}
+    assert asked(2, sent) == {(0, 3)}
+    turned = [dataclasses.replace(one, preferred=one.preferred[::-1]) for one in sent]
+    assert asked(3, turned) == {(0, 3)}
+    assert asked(4, [*news(2)[:1], *sent[1:]]) == {(1, 4)}
 
 
 def test_without_labels_it_says_what_is_missing(client, run_name):

@@ -1,5 +1,7 @@
 """Groups of samples with random hidden states, the same for the same seed."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from r2m_client import Group, Sample
@@ -34,6 +36,18 @@ def samples(seed, *, group="g", count=4, hidden=True):
             hidden_states=states(1000 * seed + n) if hidden else None,
         )
         for n in range(count)
+    ]
+
+
+def labelled(seed, **more):
+    """Groups whose first two samples are labelled from outside, with prompts of this seed's own."""
+    return [
+        Group(
+            id=one.id,
+            samples=[replace(each, prompt=f"{each.prompt} ({seed})") for each in one.samples],
+            preferred=(one.samples[0].id, one.samples[1].id),
+        )
+        for one in groups(seed, **more)
     ]
 
 

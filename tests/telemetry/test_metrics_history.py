@@ -5,7 +5,7 @@ import dataclasses
 import httpx
 import numpy as np
 import pytest
-from support.rollouts import WIDTH_P, groups, samples
+from support.rollouts import WIDTH_P, groups, labelled, samples
 from support.scraping import scrape
 from support.serving import running
 
@@ -221,11 +221,7 @@ def test_gauges_of_a_run_are_what_align_answered(client, server, run_name):
 def test_what_controls_say(client, server, run_name):
     make(client, run_name, {**METHOD, "profile": "labelled", "controls": ["shuffled", "none"]})
     for step in range(1, 12):
-        sent = [
-            dataclasses.replace(one, preferred=(one.samples[0].id, one.samples[1].id))
-            for one in groups(step, count=3)
-        ]
-        answer = client.align(run_name, step=step, groups=sent)
+        answer = client.align(run_name, step=step, groups=labelled(step, count=3))
         found = scrape(server)
         for arm in answer.controls.arms:
             labels = {"run": run_name, "control": arm.control}

@@ -74,7 +74,7 @@ def controls_of(run: Run, parent: Head, groups: Sorted, *, accepted: bool) -> di
     if pairs:
         found |= {"head_accuracy": head / pairs, "accuracy": control / pairs}
     arms = [{"control": name, **found} for name in run.method.controls]
-    return {"labels_seen": 0, "arms": arms}
+    return {"arms": arms}
 
 
 def _right(rewards: list[float], winner: int, loser: int) -> float:

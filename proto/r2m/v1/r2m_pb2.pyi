@@ -794,19 +794,15 @@ class Controls(google.protobuf.message.Message):
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
-    LABELS_SEEN_FIELD_NUMBER: builtins.int
     ARMS_FIELD_NUMBER: builtins.int
-    labels_seen: builtins.int
-    """the newest outside label among those learnt from, by its number"""
     @property
     def arms(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Control]: ...
     def __init__(
         self,
         *,
-        labels_seen: builtins.int = ...,
         arms: collections.abc.Iterable[global___Control] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["arms", b"arms", "labels_seen", b"labels_seen"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arms", b"arms"]) -> None: ...
 
 global___Controls = Controls
 

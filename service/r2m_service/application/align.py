@@ -28,7 +28,6 @@ from r2m_service.application.contract import (
     ReplyAlignRequest,
     SampleError,
 )
-from r2m_service.application.controls import labels_seen
 from r2m_service.application.dialogue import Dialogue, Dialogues, told
 from r2m_service.application.engine_port import Engine
 from r2m_service.application.journaling import Journaling
@@ -204,7 +203,7 @@ class Align:
                     self._conclusion.freeze, context, len(request.groups)
                 )
             else:
-                lesson = await self._lessons.of(state, request, seen=labels_seen(context.parent))
+                lesson = await self._lessons.of(state, request)
                 dialogue.branch = branch.name
                 answer = await self._align(context, request.groups, lesson, progress, dialogue)
         except Problem as problem:

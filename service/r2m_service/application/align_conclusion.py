@@ -146,7 +146,7 @@ class Conclusion:
             anchors=judged.answer,
             anchors_step=next_anchors(context.state, context.step),
             evidence=evidence_out(update, results),
-            controls=controls_out(update, parent, accepted=decision.moves, seen=lesson.seen),
+            controls=controls_out(update, parent, accepted=decision.moves),
             advice=context.state.audit.advice,
             feedback_bytes=feedback.bytes or None,
         )

@@ -38,15 +38,10 @@ Ask = Callable[[Sequence[Asked]], Awaitable[Sequence[Told]]]
 
 @dataclass(frozen=True, slots=True)
 class AlignGroup:
-    """The K items of one query; `preferred` holds the places of (winner, loser), if labelled.
-
-    Attributes:
-        fresh: whether no head behind the parent has learnt from its label.
-    """
+    """The K items of one query; `preferred` holds the places of (winner, loser), if labelled."""
 
     items: Sequence[Item]
     preferred: tuple[int, int] | None
-    fresh: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,17 +21,11 @@ UNLABELLED = (
 )
 
 
-def labels_seen(head: Head) -> int:
-    """Number of the newest label that a head, or one behind it, has learnt from."""
-    return int((head.metrics.get(KEY) or {}).get("labels_seen", 0))
-
-
-def controls_out(update: Update, parent: Head, *, accepted: bool, seen: int) -> ControlsOut | None:
+def controls_out(update: Update, parent: Head, *, accepted: bool) -> ControlsOut | None:
     """The report of an align; None for a run without controls, or where nothing was learnt.
 
     Args:
         accepted: whether the candidate became live: its pairs count from then on.
-        seen: number of the newest label in this step's replay.
     """
     if not update.controls:
         return None
@@ -39,7 +33,6 @@ def controls_out(update: Update, parent: Head, *, accepted: bool, seen: int) -> 
         one["control"]: one["total"] for one in (parent.metrics.get(KEY) or {}).get("arms", [])
     }
     return ControlsOut(
-        labels_seen=max(seen, labels_seen(parent)),
         arms=[
             _arm(one, _comparison(before.get(one.control)), accepted=accepted)
             for one in update.controls

@@ -28,7 +28,6 @@ class Lesson:
         anchors: pairs that judge the candidate, by id.
         due: whether anchors have to judge it.
         errors: of anchor pairs that cannot.
-        seen: number of the newest label in the replay.
     """
 
     withheld: frozenset[int] = frozenset()
@@ -37,7 +36,6 @@ class Lesson:
     anchors: dict[str, AnchorItems] = field(default_factory=dict[str, AnchorItems])
     due: bool = False
     errors: Sequence[SampleError] = ()
-    seen: int = 0
 
 
 class Lessons:
@@ -48,11 +46,8 @@ class Lessons:
         self._anchors = anchors
         self._replay = replay
 
-    async def of(self, state: RunState, request: AlignRequest, *, seen: int) -> Lesson:
+    async def of(self, state: RunState, request: AlignRequest) -> Lesson:
         """The lesson of a step.
-
-        Args:
-            seen: number of the newest label that the parent has learnt from.
 
         Raises:
             Problem: no_anchors, head_damaged (the anchors' file), storage_failed.
@@ -74,12 +69,10 @@ class Lessons:
                 withheld.add(place)
             else:
                 trained.add(prompt)
-        replay, newest = await self._replay.groups(run, judging, seen=seen)
         lesson = Lesson(
             withheld=frozenset(withheld),
             trained=frozenset(trained),
-            replay=replay,
-            seen=newest,
+            replay=await self._replay.groups(run, judging),
         )
         every = run.method.gate.anchors_every
         due = state.anchors is not None and every is not None and request.step % every == 0

@@ -30,44 +30,32 @@ class Replay:
         self._blobs = blobs
         self._engine = engine
 
-    async def groups(
-        self, run: Run, judging: frozenset[str], *, seen: int
-    ) -> tuple[list[AlignGroup], int]:
+    async def groups(self, run: Run, judging: frozenset[str]) -> list[AlignGroup]:
         """One pair a group; what is lost or cannot be scored any more is left out.
 
         Args:
             judging: hashes of prompts that judge, and so never train.
-            seen: number of the newest label that the parent has learnt from: later pairs are fresh.
-
-        Returns:
-            The groups, and the number of the newest label read.
 
         Raises:
             Problem: storage_failed.
         """
         if run.method.replay_groups == 0 or run.method.labels == "pseudo":
-            return [], 0
-        pairs, newest = await asyncio.to_thread(self._read, run, judging)
-        samples = [side for _, sides in pairs for side in sides]
-        items = iter(await items_of(self._engine, run, samples))
+            return []
+        samples = await asyncio.to_thread(self._read, run, judging)
+        items = await items_of(self._engine, run, samples)
         found: list[AlignGroup] = []
-        for since, _ in pairs:
-            winner, loser = next(items), next(items)
+        for winner, loser in zip(items[::2], items[1::2], strict=True):
             if isinstance(winner, Item) and isinstance(loser, Item):
-                found.append(AlignGroup([winner, loser], (0, 1), fresh=since > seen))
-        return found, newest
+                found.append(AlignGroup([winner, loser], (0, 1)))
+        return found
 
-    def _read(
-        self, run: Run, judging: frozenset[str]
-    ) -> tuple[list[tuple[int, Sequence[SampleIn]]], int]:
-        """Winner and loser of each pair, with the number of the label that first made it one."""
+    def _read(self, run: Run, judging: frozenset[str]) -> list[SampleIn]:
+        """Winner and loser of each pair, in turns."""
         kept, said = self._labels.training_labels(run.name, groups=run.method.replay_groups)
-        found: list[tuple[int, Sequence[SampleIn]]] = []
+        found: list[SampleIn] = []
         for pair in pairs_of([one for one in kept if one.prompt not in judging], said):
-            sides = self._sides(run, pair)
-            if sides:
-                found.append((pair.since, sides))
-        return found, max((label.number for label in said), default=0)
+            found += self._sides(run, pair)
+        return found
 
     def _sides(self, run: Run, pair: LabelledPair) -> Sequence[SampleIn]:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
@@ -50,31 +50,21 @@ class KeptSample:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What somebody outside said: a grade of `sample`, or that it is better than `loser`.
-
-    Attributes:
-        number: its place in the order in which the run's labels came.
-    """
+    """What somebody outside said: a grade of `sample`, or that it is better than `loser`."""
 
     sample: str
     grade: float | None
     loser: str | None
     source: str | None
     at: datetime
-    number: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledPair:
-    """Two samples of one group, of which somebody outside preferred the first.
-
-    Attributes:
-        since: number of the label with which the group first had a pair.
-    """
+    """Two samples of one group, of which somebody outside preferred the first."""
 
     winner: KeptSample
     loser: KeptSample
-    since: int = 0
 
 
 def pairs_of(samples: Sequence[KeptSample], labels: Iterable[Label]) -> list[LabelledPair]:
@@ -87,7 +77,6 @@ def pairs_of(samples: Sequence[KeptSample], labels: Iterable[Label]) -> list[Lab
     stated: dict[str, LabelledPair] = {}
     graded: defaultdict[str, list[tuple[float, KeptSample]]] = defaultdict(list)
     order: dict[str, None] = {}
-    since: dict[str, int] = {}
     for label in labels:
         sample = known.get(label.sample)
         if sample is None:
@@ -97,15 +86,12 @@ def pairs_of(samples: Sequence[KeptSample], labels: Iterable[Label]) -> list[Lab
             graded[sample.group].append((label.grade, sample))
         elif label.loser is not None and label.loser in known:
             stated[sample.group] = LabelledPair(sample, known[label.loser])
-        grades = [grade for grade, _ in graded[sample.group]]
-        if sample.group in stated or (grades and min(grades) < max(grades)):
-            since.setdefault(sample.group, label.number)
     found: list[LabelledPair] = []
     for group in order:
         if group in stated:
-            found.append(replace(stated[group], since=since[group]))
+            found.append(stated[group])
             continue
         grades = sorted(graded[group], key=lambda one: one[0])
         if len(grades) > 1 and grades[0][0] < grades[-1][0]:
-            found.append(LabelledPair(grades[-1][1], grades[0][1], since[group]))
+            found.append(LabelledPair(grades[-1][1], grades[0][1]))
     return found

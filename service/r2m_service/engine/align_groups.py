@@ -52,7 +52,6 @@ class Group:
         place: among the step's groups, or among the replay's.
         parts, reference, candidate: rewards by each head before ω mixes them.
         other: rewards with another group's states.
-        fresh: as of `AlignGroup`.
     """
 
     items: Sequence[Item]
@@ -66,7 +65,6 @@ class Group:
     reference: Parts
     other: Sequence[float] = field(default_factory=list[float])
     candidate: Parts | None = None
-    fresh: bool = True
 
 
 class GroupPasses:
@@ -131,7 +129,6 @@ class GroupPasses:
         if errors or reference is None:
             return None
         made = Group(items, group.preferred, replayed, place, rte_KR, c_KP, j_KP, parts, reference)
-        made.fresh = group.fresh
         if not replayed:
             made.other = self._with_others_states(made)
             self._before = (items, encoded)

@@ -7,10 +7,12 @@ weights and moments lie in its optimizer file, so that commit, rollback and rete
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
@@ -26,6 +28,9 @@ from r2m_service.modeling.loss import GroupRewards, loss_of_groups
 from r2m_service.modeling.update import AdamWStep, Moments, gradients
 
 PREFIX = "control."
+ASKED = f"{PREFIX}asked"
+"""Pairs that the controls have been asked, by a hash of their texts: what was learnt from tells
+nothing any more."""
 SPLIT = "the hidden states stay with the trainer: another sample's are not here"
 NO_MEMORY = "the device had no memory left for it"
 
@@ -89,6 +94,8 @@ class Controls:
         self._device = device
         self.device_seconds = 0.0
         stored = None if job.optimizer is None else load(job.optimizer)
+        self._known = set[int]() if stored is None else set(_asked(stored))
+        self._asked = set(self._known)
         self._arms: list[_Arm] = []
         for kind in job.method.controls:
             if stored is not None:
@@ -169,7 +176,10 @@ class Controls:
             return
         if rewards.has_label:
             arm.measured.append(_Measured(group, rewards, c_KP, j_KP))
-        if group.fresh and group.preferred is not None:
+        pair = _pair(group)
+        if pair is not None and pair not in self._known:
+            self._asked.add(pair)
+            assert group.preferred is not None
             winner, loser = group.preferred
             live_K = group.parts.rewards(self._omega)
             arm.margins.append(
@@ -236,6 +246,7 @@ class Controls:
     def beside(self, optimizer: bytes) -> bytes:
         """The live head's optimizer file with the controls' weights and moments in it."""
         tensors = dict(load(optimizer))
+        tensors[ASKED] = torch.tensor(sorted(self._asked), dtype=torch.int64)
         for arm in self._arms:
             at = f"{PREFIX}{arm.kind}."
             tensors |= {f"{at}weight.{name}": t.cpu() for name, t in arm.head.tensors.items()}
@@ -243,6 +254,26 @@ class Controls:
             tensors |= {f"{at}second.{name}": t.cpu() for name, t in arm.moments.second.items()}
             tensors[f"{at}t"] = torch.tensor([arm.moments.t], dtype=torch.int64)
         return save(tensors)
+
+
+def _asked(stored: Mapping[str, Tensor]) -> list[int]:
+    if ASKED not in stored:
+        raise Problem(Code.HEAD_DAMAGED, "the optimizer state to go on from has no controls")
+    return stored[ASKED].tolist()
+
+
+def _pair(group: Group) -> int | None:
+    """A labelled pair's name: the same whoever of the two is said to be better."""
+    if group.preferred is None:
+        return None
+    sides = sorted(
+        np.asarray(group.items[place].token_ids, dtype=np.int32).tobytes()
+        for place in group.preferred
+    )
+    digest = hashlib.blake2b(digest_size=8)
+    for side in sides:
+        digest.update(len(side).to_bytes(8, "little") + side)
+    return int.from_bytes(digest.digest(), "little", signed=True)
 
 
 def _bounded(arm: _Arm, turn: Callable[[], None]) -> Callable[[], None]:

@@ -75,5 +75,4 @@ def label_row(run: str, number: int, label: Label) -> dict[str, Any]:
 
 def label_of(row: RowMapping) -> Label:
     """The label of a row."""
-    loser = row["loser"] or None
-    return Label(row["sample"], row["grade"], loser, row["source"], row["at"], row["number"])
+    return Label(row["sample"], row["grade"], row["loser"] or None, row["source"], row["at"])

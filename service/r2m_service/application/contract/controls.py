@@ -49,7 +49,4 @@ class ControlOut(Answer):
 class ControlsOut(Answer):
     """What a run's controls say (docs/algorithm.md, Controls)."""
 
-    labels_seen: int = Field(
-        default=0, description="the newest outside label among those learnt from, by its number"
-    )
     arms: list[ControlOut]
