@@ -14,7 +14,13 @@ from r2m_client import Client, Label
 from r2m_service.cli import replay
 from r2m_service.journal import writer
 
-METHOD = {"width": 16, "learning_rate": 5e-4, "audit_rate": 1.0, "judge_share": 0.0}
+METHOD = {
+    "width": 16,
+    "learning_rate": 5e-4,
+    "audit_rate": 1.0,
+    "judge_share": 0.0,
+    "controls": ["shuffled", "none"],  # of which a journal knows nothing
+}
 STEPS = 4
 
 
