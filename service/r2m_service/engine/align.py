@@ -33,9 +33,10 @@ from r2m_service.engine.align_groups import AlignHeads, Group, GroupPasses
 from r2m_service.engine.controls import Controls
 from r2m_service.engine.measuring import Errors, Measuring
 from r2m_service.engine.questions import Questions, kept_by_trainer
+from r2m_service.engine.stepping import adamw_step, loss_by_reward
 from r2m_service.modeling.head import Head
-from r2m_service.modeling.loss import Loss, loss_of_groups, sigma
-from r2m_service.modeling.update import AdamWStep, Moments, Step, gradients
+from r2m_service.modeling.loss import Loss, sigma
+from r2m_service.modeling.update import AdamWStep, Moments, Step
 
 
 class Aligner:
@@ -55,7 +56,6 @@ class Aligner:
         moments: Moments,
         measuring: Measuring,
         vanilla: Callable[[Tensor], Tensor],
-        device: torch.device,
         trace: bool = False,
     ) -> None:
         self._job = job
@@ -69,7 +69,6 @@ class Aligner:
             vanilla=vanilla,
             trace=trace,
         )
-        self._device = device
         self._omega = job.parent.key.omega
         self._results: list[GroupResult] = []
         self._used: list[Group] = []
@@ -195,27 +194,16 @@ class Aligner:
         if not self._used:
             return False
         method = self._job.method
-        with torch.enable_grad():
-            self._loss = loss_of_groups(
-                [self._passes.rewards(group) for group in self._used],
-                alpha=method.alpha,
-                kl_weight=method.kl_weight,
-            )
-        gradient = gradients(
+        self._loss = loss_by_reward([self._passes.rewards(group) for group in self._used], method)
+        self._optimizer = adamw_step(
             self._parent,
-            omega=self._omega,
-            g_N=self._loss.gradient_N.to(self._device),
-            rte_NR=torch.cat([group.rte_KR for group in self._used]),
-            c_NP=_cat([group.c_KP for group in self._used]),
-            j_NP=_cat([group.j_KP for group in self._used]),
-        )
-        self._optimizer = AdamWStep(
-            self._parent,
-            gradient,
             self._moments,
-            learning_rate=method.learning_rate,
-            weight_decay=method.weight_decay,
-            max_grad_norm=method.max_grad_norm,
+            self._loss,
+            method,
+            omega=self._omega,
+            rte_KRs=[group.rte_KR for group in self._used],
+            c_KPs=[group.c_KP for group in self._used],
+            j_KPs=[group.j_KP for group in self._used],
         )
         return False
 
@@ -302,8 +290,3 @@ class Aligner:
             controls=controls.updates if controls else [],
             device_seconds=self._device_seconds + (controls.device_seconds if controls else 0.0),
         )
-
-
-def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    present = [tensor for tensor in tensors if tensor is not None]
-    return torch.cat(present) if present else None

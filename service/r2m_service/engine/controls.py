@@ -23,9 +23,10 @@ from r2m_service.application.scoring_items import Item
 from r2m_service.domain.method import ControlKind
 from r2m_service.engine.align_groups import AlignHeads, Group
 from r2m_service.engine.measuring import Errors, Measuring
+from r2m_service.engine.stepping import adamw_step, loss_by_reward
 from r2m_service.modeling.head import Head, first_head
-from r2m_service.modeling.loss import GroupRewards, loss_of_groups
-from r2m_service.modeling.update import AdamWStep, Moments, gradients
+from r2m_service.modeling.loss import GroupRewards
+from r2m_service.modeling.update import AdamWStep, Moments
 
 PREFIX = "control."
 ASKED = f"{PREFIX}asked"
@@ -91,7 +92,6 @@ class Controls:
         self._heads = heads
         self._measuring = measuring
         self._omega = job.parent.key.omega
-        self._device = device
         self.device_seconds = 0.0
         stored = None if job.optimizer is None else load(job.optimizer)
         self._known = set[int]() if stored is None else set(_asked(stored))
@@ -206,28 +206,15 @@ class Controls:
     def _differentiate(self, arm: _Arm) -> None:
         if not arm.measured:
             return
-        method = self._method
-        with torch.enable_grad():
-            loss = loss_of_groups(
-                [one.rewards for one in arm.measured],
-                alpha=method.alpha,
-                kl_weight=method.kl_weight,
-            )
-        gradient = gradients(
+        arm.optimizer = adamw_step(
             arm.head,
-            omega=arm.omega,
-            g_N=loss.gradient_N.to(self._device),
-            rte_NR=torch.cat([one.group.rte_KR for one in arm.measured]),
-            c_NP=_cat([one.c_KP for one in arm.measured]),
-            j_NP=_cat([one.j_KP for one in arm.measured]),
-        )
-        arm.optimizer = AdamWStep(
-            arm.head,
-            gradient,
             arm.moments,
-            learning_rate=method.learning_rate,
-            weight_decay=method.weight_decay,
-            max_grad_norm=method.max_grad_norm,
+            loss_by_reward([one.rewards for one in arm.measured], self._method),
+            self._method,
+            omega=arm.omega,
+            rte_KRs=[one.group.rte_KR for one in arm.measured],
+            c_KPs=[one.c_KP for one in arm.measured],
+            j_KPs=[one.j_KP for one in arm.measured],
         )
 
     @property
@@ -332,8 +319,3 @@ def _width(kind: ControlKind, parent: Head, weight_R: Tensor) -> int:
     if kind == "shuffled":
         return parent.tensors["w_k"].shape[0]
     return weight_R.shape[0]
-
-
-def _cat(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    present = [tensor for tensor in tensors if tensor is not None]
-    return torch.cat(present) if present else None

@@ -204,7 +204,6 @@ class TorchEngine:
             moments=await asyncio.to_thread(self._moments, parent, job.optimizer),
             measuring=measuring,
             vanilla=self._backbone.vanilla,
-            device=self._backbone.device,
             trace=self._trace,
         )
         spent = timings()
