@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
-from r2m.errors import Code, Problem
 from r2m_service.application.align_job import AlignJob, ControlUpdate
 from r2m_service.application.scoring_items import Item
 from r2m_service.domain.method import ControlKind
 from r2m_service.engine.align_groups import AlignHeads, Group
+from r2m_service.engine.control_file import read_asked, read_control, with_controls
 from r2m_service.engine.measuring import Errors, Measuring
 from r2m_service.engine.stepping import adamw_step, loss_by_reward
 from r2m_service.modeling.head import Head, first_head
 from r2m_service.modeling.loss import GroupRewards
 from r2m_service.modeling.update import AdamWStep, Moments
 
-PREFIX = "control."
-ASKED = f"{PREFIX}asked"
-"""Pairs that the controls have been asked, by a hash of their texts: what was learnt from tells
-nothing any more."""
 SPLIT = "the hidden states stay with the trainer: another sample's are not here"
 NO_MEMORY = "the device had no memory left for it"
 
@@ -94,12 +90,12 @@ class Controls:
         self._omega = job.parent.key.omega
         self.device_seconds = 0.0
         stored = None if job.optimizer is None else load(job.optimizer)
-        self._known = set[int]() if stored is None else set(_asked(stored))
+        self._known = set[int]() if stored is None else read_asked(stored)
         self._asked = set(self._known)
         self._arms: list[_Arm] = []
         for kind in job.method.controls:
             if stored is not None:
-                head, moments = _read(kind, stored, device)
+                head, moments = read_control(kind, stored, device)
             else:  # as the live head began
                 head = first_head(
                     weight_R=weight_R,
@@ -232,21 +228,8 @@ class Controls:
 
     def beside(self, optimizer: bytes) -> bytes:
         """The live head's optimizer file with the controls' weights and moments in it."""
-        tensors = dict(load(optimizer))
-        tensors[ASKED] = torch.tensor(sorted(self._asked), dtype=torch.int64)
-        for arm in self._arms:
-            at = f"{PREFIX}{arm.kind}."
-            tensors |= {f"{at}weight.{name}": t.cpu() for name, t in arm.head.tensors.items()}
-            tensors |= {f"{at}first.{name}": t.cpu() for name, t in arm.moments.first.items()}
-            tensors |= {f"{at}second.{name}": t.cpu() for name, t in arm.moments.second.items()}
-            tensors[f"{at}t"] = torch.tensor([arm.moments.t], dtype=torch.int64)
-        return save(tensors)
-
-
-def _asked(stored: Mapping[str, Tensor]) -> list[int]:
-    if ASKED not in stored:
-        raise Problem(Code.HEAD_DAMAGED, "the optimizer state to go on from has no controls")
-    return stored[ASKED].tolist()
+        kept = [(arm.kind, arm.head, arm.moments) for arm in self._arms]
+        return with_controls(optimizer, kept, self._asked)
 
 
 def _pair(group: Group) -> int | None:
@@ -289,29 +272,6 @@ def _finish(arm: _Arm) -> None:
     step = arm.optimizer.finish()
     if step.finite:
         arm.head, arm.moments, arm.moved = Head(step.tensors, {}), step.moments, True
-
-
-def _read(
-    kind: ControlKind, stored: Mapping[str, Tensor], device: torch.device
-) -> tuple[Head, Moments]:
-    """A control of an optimizer file."""
-    at = f"{PREFIX}{kind}."
-    if f"{at}t" not in stored:
-        raise Problem(
-            Code.HEAD_DAMAGED, f"the optimizer state to go on from has no control {kind!r}"
-        )
-
-    def part(name: str) -> dict[str, Tensor]:
-        start = f"{at}{name}."
-        # Each in memory of its own: BLAS promises the same bits only for the same alignment.
-        return {
-            key.removeprefix(start): tensor.clone().to(device)
-            for key, tensor in stored.items()
-            if key.startswith(start)
-        }
-
-    moments = Moments(int(stored[f"{at}t"]), part("first"), part("second"))
-    return Head(part("weight"), {}), moments
 
 
 def _width(kind: ControlKind, parent: Head, weight_R: Tensor) -> int:
