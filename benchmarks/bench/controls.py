@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from bench.measure import seconds
-from bench.models import save_random_model
+from bench.models import save_random_model, smollm2_classifier
 from bench.report import Table
 from bench.runs import ANY_CANDIDATE, groups_of
 from bench.scale import Scale
@@ -30,57 +30,90 @@ SETS: dict[str, list[str]] = {
 
 
 def table(scale: Scale, say: Callable[[str], None]) -> Table:
-    """A row a set of controls."""
-    groups, size, tokens, width = scale.align_base
+    """A row a set of controls; on SmolLM2 none and all."""
     made = Table(
         "controls",
-        f"Controls: {groups} groups of {size}, {tokens} tokens, D_p {width}, d = {scale.inner}",
-        ("controls", "score s", "align s", "step / without", "align / without", "optimizer MB"),
+        f"Controls of a run (guarded, d = {scale.inner})",
+        ("model", "groups × K × S × D_p", "controls", "score s", "align s", "step / without",
+         "align / without", "optimizer MB"),
         notes=[
-            "A step is score and align. Medians over interleaved rounds; a backbone of three "
-            "layers, so the shares are far larger than beside a real one, whose pass they share."
+            "A step is score and align; medians over interleaved rounds. What a control adds is "
+            "mostly its file: it is hashed, written and flushed, and read at the next align."
         ],
-    )
-    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in SETS}
-    sizes: dict[str, int] = {}
+    )  # fmt: skip
+    groups, size, tokens, width = scale.align_base
     with tempfile.TemporaryDirectory() as folder:
         model = save_random_model(Path(folder) / "model", scale.shape)
-        with ours(model, Path(folder)) as server, Client(server.grpc, timeout=600) as client:
-            for place, controls in enumerate(SETS.values()):
-                client.create_run(
-                    f"run-{place}",
-                    policy_hidden_size=width,
-                    method={"width": scale.inner, "gate": ANY_CANDIDATE, "controls": controls},
-                )
-            for step in range(1, scale.rounds + 2):
-                say(f"round {step - 1} of {scale.rounds}")
-                for place, name in enumerate(SETS):
-                    sent = _labelled(
-                        groups_of(
-                            count=groups,
-                            size=size,
-                            tokens=tokens,
-                            states=tokens,
-                            width=width,
-                            seed=1000 * place + step,
-                        )
-                    )
-                    took = _step(client, f"run-{place}", step, sent)
-                    if step > 1:  # the first makes the optimizer's state
-                        spent[name].append(took)
-            for place, name in enumerate(SETS):
-                head = client.heads(f"run-{place}")[-1]
-                sizes[name] = head.optimizer_bytes or 0
-    first, *_ = SETS
-    for name, took in spent.items():
-        ratios = [
-            ((a + b) / (c + d), b / d) for (a, b), (c, d) in zip(took, spent[first], strict=True)
-        ]
-        step_ratio, align_ratio = (statistics.median(one) for one in zip(*ratios, strict=True))
-        score, align = (statistics.median(one) for one in zip(*took, strict=True))
-        made.rows.append([name, score, align, step_ratio, align_ratio, sizes[name] / 1e6])
-    made.keys["controls_vs_none"] = made.rows[-1][3]
+        name = f"{scale.shape['num_hidden_layers']} layers"
+        _rows(made, name, model, (groups, size, tokens, width), SETS, scale.rounds, scale, say)
+    if scale.smollm2:
+        try:
+            model = smollm2_classifier(say)
+        except Exception as error:
+            made.notes.append(f"SmolLM2 was not run: {error}")
+        else:
+            groups, size, tokens = scale.align_smollm2
+            few = {name: SETS[name] for name in ("none of them", "all three")}
+            _rows(made, "SmolLM2", model, (groups, size, tokens, 576), few, 2, scale, say)
+    made.keys["controls_vs_none"] = made.rows[-1][5]
     return made
+
+
+def _rows(
+    made: Table,
+    name: str,
+    model: Path,
+    shape: tuple[int, int, int, int],
+    sets: Mapping[str, list[str]],
+    rounds: int,
+    scale: Scale,
+    say: Callable[[str], None],
+) -> None:
+    groups, size, tokens, width = shape
+    spent: dict[str, list[tuple[float, float]]] = {one: [] for one in sets}
+    sizes: dict[str, int] = {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ours(model, Path(folder)) as server,
+        Client(server.grpc, timeout=600) as client,
+    ):
+        for place, controls in enumerate(sets.values()):
+            client.create_run(
+                f"run-{place}",
+                policy_hidden_size=width,
+                method={"width": scale.inner, "gate": ANY_CANDIDATE, "controls": controls},
+            )
+        for step in range(1, rounds + 2):
+            say(f"{name}: round {step - 1} of {rounds}")
+            for place, one in enumerate(sets):
+                made_of = groups_of(
+                    count=groups,
+                    size=size,
+                    tokens=tokens,
+                    states=tokens,
+                    width=width,
+                    seed=1000 * place + step,
+                )
+                took = _step(client, f"run-{place}", step, _labelled(made_of))
+                if step > 1:  # the first makes the optimizer's state
+                    spent[one].append(took)
+        for place, one in enumerate(sets):
+            sizes[one] = client.heads(f"run-{place}")[-1].optimizer_bytes or 0
+    first, *_ = sets
+    for one, took in spent.items():
+        pairs = list(zip(took, spent[first], strict=True))
+        made.rows.append(
+            [
+                name,
+                f"{groups} × {size} × {tokens} × {width}",
+                one,
+                statistics.median(score for score, _ in took),
+                statistics.median(align for _, align in took),
+                statistics.median(sum(ours) / sum(theirs) for ours, theirs in pairs),
+                statistics.median(ours[1] / theirs[1] for ours, theirs in pairs),
+                sizes[one] / 1e6,
+            ]
+        )
 
 
 def _labelled(groups: Sequence[Group]) -> list[Group]:
