@@ -225,6 +225,33 @@ def test_what_was_learnt_from_is_not_asked_again(client, run_name):
     assert asked(4, [*news(2)[:1], *sent[1:]]) == {(1, 4)}
 
 
+def test_a_label_counts_once_within_a_step(client, run_name):
+    """The same pair in many groups is one label; and shuffled states are never the samples' own."""
+    client.create_run(run_name, policy_hidden_size=WIDTH_P, method={**LABELLED, "controls": KINDS})
+    (one, *_) = news(1)
+    copies = [
+        Group(
+            f"c{n}",
+            [dataclasses.replace(each, id=f"c{n}-{each.id}") for each in one.samples],
+            preferred=[f"c{n}-{name}" for name in one.preferred],
+        )
+        for n in range(5)
+    ]
+    answer = client.align(run_name, step=1, groups=copies)
+    assert {arm.pairs for arm in answer.controls.arms} == {1}
+
+
+def test_what_no_control_could_be_asked_is_learnt_from_all_the_same(client, run_name):
+    """Pairs that the head learnt from while the arm was out are no news for it later."""
+    method = {**LABELLED, "controls": ["shuffled"]}
+    client.create_run(run_name, policy_hidden_size=WIDTH_P, method=method)
+    sent = news(1)
+    scored = client.score([s for g in sent for s in g.samples], run=run_name, feedback="split")
+    client.align(run_name, step=1, groups=sent, feedback="split", context=scored.context)
+    answer = client.align(run_name, step=2, groups=sent)
+    assert [(arm.pairs, arm.moved) for arm in answer.controls.arms] == [(0, True)]
+
+
 def test_without_labels_it_says_what_is_missing(client, run_name):
     client.create_run(run_name, policy_hidden_size=WIDTH_P, method={**GUARDED, "controls": KINDS})
     answer = client.align(run_name, step=1, groups=groups(1))
@@ -320,5 +347,17 @@ def test_one_that_finds_no_memory_is_out_and_the_head_goes_on(client, run_name, 
     assert (out.verdict, out.moved) == ("not_available", False)
     assert "no memory" in out.note
     assert (none.pairs, none.moved) == (2, True)
-    answer = client.align(run_name, step=2, groups=labelled(2))
+    real, calls = controls.read_control, []
+
+    def none_for_the_first(*given):
+        calls.append(given)
+        if len(calls) == 1:  # then it is read to where there is memory
+            raise torch.OutOfMemoryError("no memory")
+        return real(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(controls, "read_control", none_for_the_first)
+        answer = client.align(run_name, step=2, groups=labelled(2))
+    assert [arm.moved for arm in answer.controls.arms] == [False, True]
+    answer = client.align(run_name, step=3, groups=labelled(3))
     assert [arm.moved for arm in answer.controls.arms] == [True, True]

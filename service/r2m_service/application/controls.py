@@ -54,13 +54,13 @@ def _arm(update: ControlUpdate, before: Comparison, *, accepted: bool) -> Contro
         head_accuracy=_share(now.head, now.pairs),
         moved=update.moved and accepted,
         total=_total(total),
-        note=update.unavailable or _note(total),
+        note=update.unavailable or _note(total, now),
     )
 
 
-def _note(total: Comparison) -> str:
+def _note(total: Comparison, now: Comparison) -> str:
     if not total.pairs:
-        return UNLABELLED
+        return "" if now.pairs else UNLABELLED
     if total.pairs < FEWEST_PAIRS:
         return f"{total.pairs} of the {FEWEST_PAIRS} pairs that a verdict takes"
     return ""

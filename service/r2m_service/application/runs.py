@@ -125,6 +125,8 @@ class Runs(Heads):
             raise Problem(Code.INVALID_REQUEST, senseless, field="method.controls")
         if feedback != "none":
             self._require_size(policy.hidden_size, method.width)
+        if "backbone" in method.controls:
+            self._require_size(info.hidden_size, method.width)
         return Run(
             name=request.run,
             key=uuid.uuid4().hex,

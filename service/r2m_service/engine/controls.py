@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,7 +24,7 @@ from r2m_service.engine.align_groups import AlignHeads, Group
 from r2m_service.engine.control_file import read_asked, read_control, with_controls
 from r2m_service.engine.measuring import Errors, Measuring
 from r2m_service.engine.stepping import adamw_step, loss_by_reward
-from r2m_service.modeling.head import Head, first_head
+from r2m_service.modeling.head import Head, Parts, first_head
 from r2m_service.modeling.loss import GroupRewards
 from r2m_service.modeling.update import AdamWStep, Moments
 
@@ -90,25 +90,35 @@ class Controls:
         self._omega = job.parent.key.omega
         self.device_seconds = 0.0
         stored = None if job.optimizer is None else load(job.optimizer)
-        self._known = set[int]() if stored is None else read_asked(stored)
-        self._asked = set(self._known)
+        self._asked = set[int]() if stored is None else read_asked(stored)
+        self._fresh = set[int]()
+        self._weight_R, self._bias = weight_R, bias
         self._arms: list[_Arm] = []
         for kind in job.method.controls:
-            if stored is not None:
-                head, moments = read_control(kind, stored, device)
-            else:  # as the live head began
-                head = first_head(
-                    weight_R=weight_R,
-                    bias=bias,
-                    width_P=_width(kind, heads.parent, weight_R),
-                    inner=job.method.width,
-                    seed=job.method.seed,
-                    attends=kind != "none",
-                    metadata={},
-                ).to(device)
-                moments = Moments.zeros(head)
             omega = 1.0 if kind == "none" else self._omega
-            self._arms.append(_Arm(kind, head, moments, omega))
+            try:
+                head, moments = self._begin(kind, stored, device)
+                arm = _Arm(kind, head, moments, omega)
+            except torch.OutOfMemoryError:  # it stays where it was, off the device
+                head, moments = self._begin(kind, stored, torch.device("cpu"))
+                arm = _Arm(kind, head, moments, omega, unavailable=NO_MEMORY)
+            self._arms.append(arm)
+
+    def _begin(
+        self, kind: ControlKind, stored: Mapping[str, Tensor] | None, device: torch.device
+    ) -> tuple[Head, Moments]:
+        if stored is not None:
+            return read_control(kind, stored, device)
+        head = first_head(  # as the live head began
+            weight_R=self._weight_R,
+            bias=self._bias,
+            width_P=_width(kind, self._heads.parent, self._weight_R),
+            inner=self._method.width,
+            seed=self._method.seed,
+            attends=kind != "none",
+            metadata={},
+        ).to(device)
+        return head, Moments.zeros(head)
 
     def turns(self, used: Sequence[Group]) -> Iterator[Callable[[], bool]]:
         """One group or one tensor of one control at a time.
@@ -116,6 +126,12 @@ class Controls:
         Args:
             used: what the live head learnt from.
         """
+        # Once for all arms: the live head has learnt from these, whoever could be asked of them.
+        for place, group in enumerate(used):
+            pair = _pair(group)
+            if pair is not None and pair not in self._asked:
+                self._asked.add(pair)
+                self._fresh.add(place)
         for turn in self._turns(used):
             yield lambda turn=turn: self._timed(turn)
 
@@ -161,20 +177,19 @@ class Controls:
             c_KP = torch.stack([one.c_P for one in pooled])
             j_KP = torch.stack([one.j_P for one in pooled if one.j_P is not None])
         parts = head.parts(group.rte_KR, c_KP)
-        origin = self._heads.origin
+        base_K = group.rte_KR @ self._weight_R
+        bias = base_K.new_zeros(()) if self._bias is None else self._bias
         rewards = GroupRewards(
             r_K=parts.rewards(arm.omega),
             # Version 0 of every arm is blind: the frozen reward model at this ω.
-            reference_K=origin.parts(group.rte_KR, None).rewards(arm.omega),
+            reference_K=Parts(torch.zeros_like(base_K), base_K, bias).rewards(arm.omega),
             preferred=group.preferred,
         )
         if not bool(torch.isfinite(rewards.r_K).all()):
             return
         if rewards.has_label:
             arm.measured.append(_Measured(group, rewards, c_KP, j_KP))
-        pair = _pair(group)
-        if pair is not None and pair not in self._known:
-            self._asked.add(pair)
+        if place in self._fresh:
             assert group.preferred is not None
             winner, loser = group.preferred
             live_K = group.parts.rewards(self._omega)
@@ -190,8 +205,14 @@ class Controls:
         own = used[place].items
         if arm.kind == "backbone":
             return [replace(item, feedback=None, split=None) for item in own]
-        # The group before, as for the feedback gain; a lone group's samples trade among themselves.
-        theirs = used[place - 1].items if len(used) > 1 else [*own[1:], own[0]]
+        # The nearest group before that has none of these texts, as a pair beside its own replay
+        # has; where there is none, the samples trade among themselves.
+        texts = {item.token_ids for item in own}
+        others = (used[place - back].items for back in range(1, len(used)))
+        theirs = next(
+            (one for one in others if texts.isdisjoint(item.token_ids for item in one)),
+            [*own[1:], own[0]],
+        )
         items = [theirs[member % len(theirs)] for member in range(len(own))]
         if any(item.split is not None for item in items):
             arm.unavailable = SPLIT
@@ -270,6 +291,8 @@ def _finish(arm: _Arm) -> None:
     """Take the step, if it is one: what is not finite leaves the arm where it was."""
     assert arm.optimizer is not None
     step = arm.optimizer.finish()
+    arm.optimizer = None
+    arm.measured.clear()
     if step.finite:
         arm.head, arm.moments, arm.moved = Head(step.tensors, {}), step.moments, True
 

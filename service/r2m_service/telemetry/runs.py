@@ -27,6 +27,9 @@ def show_run(out: Families, run: WatchedRun) -> None:
     _show_state(out, name, run)
     if run.candidate is not None:
         _show_step(out, name, run.candidate.metrics)
+    if run.live is not None:  # the live line's: a rollback takes the sums back
+        for arm in (run.live.metrics.get("controls") or {}).get("arms", []):
+            _show_control(out, name, arm)
     if run.looked is not None:
         _show_look(out, name, run.looked.metrics["anchors"], accepted=run.looked.accepted)
 
@@ -92,8 +95,6 @@ def _show_step(out: Families, name: str, metrics: Mapping[str, Any]) -> None:
         (c.RUN_UNUSABLE, "unusable"),
     ):
         out.set(metric, evidence.get(key), name)
-    for arm in (metrics.get("controls") or {}).get("arms", []):
-        _show_control(out, name, arm)
 
 
 def _show_control(out: Families, name: str, arm: Mapping[str, Any]) -> None:
