@@ -222,6 +222,22 @@ def test_heads_show(r2m, script):
     assert json.loads(r2m("heads", "show", "tldr", "1", "--json").stdout) == HEAD
 
 
+def test_heads_of_a_run_with_controls(r2m, script):
+    def arms(pairs):
+        total = {"pairs": pairs, "head_accuracy": 0.7, "accuracy": 0.5}
+        return {"arms": [{"control": "none", "verdict": "too_few_pairs", "total": total}]}
+
+    with_them = [{**HEAD, "head": n, "metrics": {"controls": arms(n)}} for n in (1, 2)]
+    script.steps.append(with_them[0])
+    shown = r2m("heads", "show", "tldr", "1").stdout
+    assert "metrics.controls" not in shown
+    assert shown.splitlines()[-1].split()[:6] == ["none", "too", "few", "pairs", "1", "70.0"]
+    script.steps += [*with_them, {"heads": with_them}, WEIGHTS, WEIGHTS]
+    shown = r2m("heads", "diff", "tldr", "1", "2").stdout
+    (row,) = [line for line in shown.splitlines() if "controls" in line]
+    assert row.split() == ["controls.none.total.pairs", "1", "2"]
+
+
 def pulled():
     return {**HEAD, "sha256": hashlib.sha256(WEIGHTS).hexdigest()}
 

@@ -1,6 +1,7 @@
 """The fake from outside: what a user's test does with it."""
 
 import asyncio
+import dataclasses
 import inspect
 import math
 import pathlib
@@ -445,6 +446,30 @@ def test_a_verdict_by_function_sees_the_groups_that_count():
     assert (answers[1].groups.pseudo, answers[1].groups.labelled) == (1, 1)
     assert client.align("mine", step=3, groups=[]).verdict == "skipped"
     assert len(seen) == 2  # nobody is asked where there is nothing to judge
+
+
+def test_a_run_s_controls():
+    """Each pair is asked once; the control is the vanilla reward, and nothing is ever decided."""
+    client = FakeServer(
+        lambda s, _: -float(len(s.response)), vanilla=lambda s: float(len(s.response))
+    ).client()
+    client.create_run("mine", policy_hidden_size=WIDTH, method={**METHOD, "controls": ["none"]})
+    group = Group(
+        "g", [sample("a", "no"), sample("b", "longer"), sample("c", "s")], preferred=("b", "a")
+    )
+    turned = dataclasses.replace(group, preferred=("a", "b"))
+    other = dataclasses.replace(group, preferred=("c", "a"))
+    for step, sent, fresh, pairs in ((1, group, 1, 1), (2, turned, 0, 1), (3, other, 1, 2)):
+        (arm,) = client.align("mine", step=step, groups=[sent]).controls.arms
+        assert (arm.control, arm.verdict) == ("none", "too_few_pairs")
+        assert (arm.pairs, arm.total.pairs) == (fresh, pairs)
+    total = arm.total
+    assert (total.head_accuracy, total.accuracy, total.difference) == (0.5, 0.5, 0.0)
+    assert (total.low, total.high, total.discordant) == (-1.0, 1.0, 2.0)
+    assert total.bt == pytest.approx(np.logaddexp(0, [-4, 1]).mean())
+    client.rollback("mine", to=2)
+    (arm,) = client.align("mine", step=3, groups=[other], branch="b1").controls.arms
+    assert (arm.pairs, arm.total.pairs) == (1, 2)
 
 
 def test_verdicts_that_are_none():

@@ -106,16 +106,17 @@ def test_no_verdict_of_a_handful():
 
 
 @pytest.mark.parametrize(
-    ("feedback", "controls", "word"),
+    ("feedback", "labels", "controls", "word"),
     [
-        ("policy", KINDS, None),
-        ("policy", [], None),
-        ("none", [], None),
-        ("backbone", ["shuffled", "none"], None),
-        ("backbone", KINDS, "same head again"),
-        ("none", ["shuffled"], "takes no controls, got shuffled"),
+        ("policy", "outside_first", KINDS, None),
+        ("policy", "pseudo", [], None),
+        ("none", "outside_only", [], None),
+        ("backbone", "outside_only", ["shuffled", "none"], None),
+        ("backbone", "outside_only", KINDS, "same head again"),
+        ("none", "outside_only", ["shuffled"], "takes no controls, got shuffled"),
+        ("policy", "pseudo", ["none"], "judged by outside labels"),
     ],
 )
-def test_which_make_sense(feedback, controls, word):
-    said = why_senseless(controls, feedback)
+def test_which_make_sense(feedback, labels, controls, word):
+    said = why_senseless(controls, feedback, labels)
     assert (said is None) if word is None else word in said

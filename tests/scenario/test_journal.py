@@ -155,6 +155,10 @@ def test_what_cannot_be_replayed_is_one_line(recorded, tmp_path):
         ([str(journal), "--state", str(tmp_path)], "holds no registry"),
         ([str(journal), "--state", str(state), "--set", "alpha=2"], "alpha is between 0 and 1"),
         ([str(journal), "--state", str(state), "--set", "alpha"], "KEY=VALUE"),
+        (
+            [str(journal), "--state", str(state), "--set", 'controls=["none"]'],
+            "controls changes nothing there; what does is alpha, gate",
+        ),
     ):
         result = CliRunner().invoke(replay, arguments)
         assert result.exit_code != 0

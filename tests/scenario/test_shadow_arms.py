@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
@@ -311,11 +312,15 @@ def test_states_that_stay_with_the_trainer_cannot_be_shuffled(client, run_name):
         (["none", "none"], "policy", "names each once"),
         (["backbone"], "backbone", "same head again"),
         (["shuffled"], "none", "takes no controls"),
+        (["none"], "policy, pseudo", "judged by outside labels"),
     ],
 )
 @both
 def test_what_makes_no_sense_is_refused(client, run_name, controls, feedback, words):
     method = {"width": 16, "controls": controls}
+    feedback, *labels = feedback.split(", ")
+    if labels:
+        method["labels"] = labels[0]
     with pytest.raises(InvalidRequest, match=words):
         client.create_run(run_name, policy_hidden_size=None if feedback != "policy" else WIDTH_P,
                           feedback=feedback, method=method)  # fmt: skip
@@ -329,13 +334,29 @@ def test_they_are_the_run_s_for_good(client, run_name):
     assert client.run(run_name).method["controls"] == ["none"]
     with pytest.raises(InvalidRequest, match="controls"):
         client.update_run(run_name, {"controls": []})
+    with pytest.raises(InvalidRequest, match="judged by outside labels"):
+        client.update_run(run_name, {"labels": "pseudo"})
+    assert client.run(run_name).method["labels"] == "outside_first"
 
 
-def test_one_that_finds_no_memory_is_out_and_the_head_goes_on(client, run_name, monkeypatch):
+def of_a_gpu():
+    raise torch.OutOfMemoryError("no memory")
+
+
+def of_a_cpu():
+    torch.empty(2**46)  # torch's own words; no machine has it
+
+
+def of_numpy():
+    np.empty(2**46)
+
+
+@pytest.mark.parametrize("ask", [of_a_gpu, of_a_cpu, of_numpy])
+def test_one_that_finds_no_memory_is_out_and_the_head_goes_on(client, run_name, monkeypatch, ask):
     from r2m_service.engine import controls
 
     def none_left(*given, **more):
-        raise torch.OutOfMemoryError("no memory")
+        ask()
 
     method = {**GUARDED, "controls": ["backbone", "none"]}
     client.create_run(run_name, policy_hidden_size=WIDTH_P, method=method)
@@ -352,7 +373,7 @@ def test_one_that_finds_no_memory_is_out_and_the_head_goes_on(client, run_name, 
     def none_for_the_first(*given):
         calls.append(given)
         if len(calls) == 1:  # then it is read to where there is memory
-            raise torch.OutOfMemoryError("no memory")
+            ask()
         return real(*given)
 
     with monkeypatch.context() as patched:

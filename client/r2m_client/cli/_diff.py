@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from r2m_client.cli._controls import by_name
 from r2m_client.cli._tensors import tensors
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def _updates(count: int) -> str:
 def facts(a: HeadInfo, b: HeadInfo) -> list[tuple[str, Any, Any]]:
     """What the registry says of both, where it differs; numbers of their aligns too."""
     rows = [(name, getattr(a, name), getattr(b, name)) for name in FACTS]
-    ours, theirs = flat(a.metrics), flat(b.metrics)
+    ours, theirs = flat(by_name(a.metrics)), flat(by_name(b.metrics))
     rows += [(name, ours.get(name), theirs.get(name)) for name in sorted({*ours, *theirs})]
     return [row for row in rows if row[1] != row[2]]
 

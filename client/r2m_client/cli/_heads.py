@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from r2m_client.cli._common import connected, json_option, server_options, show_json, table
+from r2m_client.cli._controls import show_controls
 from r2m_client.cli._diff import facts, lineage, weights
 from r2m_client.cli._lineage import draw
 
@@ -55,10 +56,12 @@ def show(run: str, head: str, url: str, timeout: float, *, as_json: bool) -> Non
         value = getattr(found, item.name)
         if item.name == "metrics":
             for name, metric in sorted(found.metrics.items()):
-                click.echo(f"{'metrics.' + name:22} {metric}")
+                if name != "controls":
+                    click.echo(f"{'metrics.' + name:22} {metric}")
         elif value not in (None, "", ()):
             text = ", ".join(found.aliases) if item.name == "aliases" else str(value)
             click.echo(f"{item.name:22} {text}")
+    show_controls(found.metrics.get("controls"))
 
 
 @heads.command()

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from r2m_client.cli._common import connected, json_option, server_options, show_json, table
+from r2m_client.cli._controls import show_controls
 from r2m_client.cli._diff import flat
 
 if TYPE_CHECKING:
     from r2m_client._results import RunInfo
-
-
-CONTROLS = ("CONTROL", "VERDICT", "LABELS", "HEAD %", "CONTROL %", "DIFF", "95 %", "NOTE")
 
 
 @click.command()
@@ -61,13 +59,11 @@ def _show(run: RunInfo, *, as_json: bool) -> None:
         show_json(values)
         return
     branches = values.pop("branches")
-    controls = (values["live"].pop("controls", None) or {}).get("arms", [])
+    controls = values["live"].pop("controls", None)
     for name, value in flat(values).items():
-        if value not in (None, "", {}):
+        if value not in (None, "", {}, []):
             click.echo(f"{name:34} {value}")
-    if controls:
-        click.echo("\nDoes feedback pay? Accuracy on new outside labels, head less control:\n")
-        click.echo(table(CONTROLS, [_control(one) for one in controls]))
+    show_controls(controls)
     click.echo()
     header = ("BRANCH", "STEP", "HEAD", "FROM", "REASON")
     rows = [
@@ -83,25 +79,6 @@ def _show(run: RunInfo, *, as_json: bool) -> None:
         for one in branches
     ]
     click.echo(table(header, rows))
-
-
-def _control(arm: dict[str, Any]) -> tuple[str, ...]:
-    total = arm["total"]
-
-    def percent(key: str, *, sign: bool = False) -> str:
-        value = total.get(key)
-        return "-" if value is None else f"{100 * value:{'+' if sign else ''}.1f}"
-
-    return (
-        arm["control"],
-        arm["verdict"].replace("_", " "),
-        str(total.get("pairs", 0)),
-        percent("head_accuracy"),
-        percent("accuracy"),
-        percent("difference", sign=True),
-        f"{percent('low', sign=True)} to {percent('high', sign=True)}",
-        arm.get("note") or "",
-    )
 
 
 def _disk(run: RunInfo) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from r2m.errors import Code, Problem
 from r2m_client.testing._align_groups import Sorted, prompts_learnt, sort_groups
 from r2m_client.testing._anchors import judge, proof_of
-from r2m_client.testing._controls import controls_of
+from r2m_client.testing._controls import asked_after, controls_of
 from r2m_client.testing._form import check_align, invalid
 from r2m_client.testing._labels import lesson_of
 from r2m_client.testing._loss import losses, sigma
@@ -203,6 +203,7 @@ def _conclude(
                 created_at=now(),
                 lineage=hashlib.sha256(f"{parent.lineage} {content}".encode()).hexdigest(),
                 metrics=metrics,
+                asked=asked_after(run, parent, groups, accepted=accepted),
             )
         )
     branch.step, branch.live = request["step"], live

@@ -113,7 +113,7 @@ def _new_run(world: World, request: dict[str, Any]) -> Run:
         )
     given: dict[str, Any] = request.get("method") or {}
     method = resolve(given, state_width=policy.hidden_size, attends=feedback != "none")
-    require_sense(method.controls, feedback)
+    require_sense(method.controls, feedback, method.labels)
     return Run(
         name=request["run"],
         fingerprint=world.backbone.fingerprint,

@@ -52,6 +52,8 @@ class Head:
     created_at: str
     lineage: str
     metrics: dict[str, Any] = field(default_factory=dict[str, Any])
+    asked: frozenset[frozenset[str]] = frozenset()
+    """Pairs of texts that its controls were asked."""
     file: tuple[str, int] | None = None
     """SHA-256 and size of the weights, once somebody asked: wide heads take a while to hash."""
 

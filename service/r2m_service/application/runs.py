@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, cast
 
 from r2m.errors import Code, Problem
 from r2m_service.application.contract import (
@@ -26,14 +23,17 @@ from r2m_service.application.lookup import (
     run_out,
     timestamp,
 )
-from r2m_service.application.parsing import parse
 from r2m_service.application.ports import (
     Blobs,
     Registry,
 )
+from r2m_service.application.run_settings import (
+    changed,
+    creation_settings,
+    require_same,
+    settings_of,
+)
 from r2m_service.application.usage import Usage
-from r2m_service.domain.controls import why_senseless
-from r2m_service.domain.method import CHANGEABLE, MethodSettings, check_numbers, with_defaults
 from r2m_service.domain.runs import (
     FIRST_BRANCH,
     Change,
@@ -91,7 +91,7 @@ class Runs(Heads):
         if existing is not None:
             existing.run.require_open(run.fingerprint)
             changes = await asyncio.to_thread(self._registry.changes, run.name)
-            _require_same(run, next((one.detail for one in changes if one.what == "created"), None))
+            require_same(run, next((one.detail for one in changes if one.what == "created"), None))
             return run_out(existing), False
         return run_out(await find_run(self._registry, run.name)), True
 
@@ -119,10 +119,7 @@ class Runs(Heads):
                 hidden_state=request.policy.hidden_state or "post_norm",
                 last_token=request.policy.last_token is not False,
             )
-        method = _method(request.method, policy.hidden_size, attends=feedback != "none")
-        senseless = why_senseless(method.controls, feedback)
-        if senseless is not None:
-            raise Problem(Code.INVALID_REQUEST, senseless, field="method.controls")
+        method = settings_of(request.method, policy.hidden_size, feedback)
         if feedback != "none":
             self._require_size(policy.hidden_size, method.width)
         if "backbone" in method.controls:
@@ -169,7 +166,7 @@ class Runs(Heads):
             weights=ref,
         )
         try:
-            change = Change(run.created_at, "created", _settings(run))
+            change = Change(run.created_at, "created", creation_settings(run))
             self._registry.create_run(run, head, change)
         except Problem as problem:
             if problem.code == Code.RUN_EXISTS:
@@ -195,7 +192,7 @@ class Runs(Heads):
         now = datetime.now(UTC)
         method, detail = state.run.method, {}
         if request.method or request.frozen is None:
-            method, detail = _changed(method, request.method)
+            method, detail = changed(state.run, request.method)
         if request.frozen is not None:
             await self._set_frozen(state.run, request, now)
         if request.method:
@@ -234,71 +231,3 @@ class Runs(Heads):
             change = Change(datetime.now(UTC), "archived", {})
             await asyncio.to_thread(self._registry.archive_run, run, change)
         return await self.get_run(run)
-
-
-def _method(given: dict[str, Any], state_width: int, *, attends: bool) -> MethodSettings:
-    return _parsed(lambda: with_defaults(given, state_width=state_width, attends=attends))
-
-
-def _changed(
-    before: MethodSettings, asked: dict[str, Any]
-) -> tuple[MethodSettings, dict[str, Any]]:
-    """Settings with what was asked for, and what differs: [before, after] by key.
-
-    Raises:
-        Problem: invalid_request.
-    """
-    fixed = sorted(asked.keys() - CHANGEABLE)
-    if fixed or not asked:
-        raise Problem(
-            Code.INVALID_REQUEST,
-            f"what may change is `frozen`, and of the method {', '.join(sorted(CHANGEABLE))}"
-            + (f"; {fixed[0][:100]!r} may not" if fixed else ""),
-            field=f"method.{fixed[0][:100]}" if fixed else "method",
-        )
-    old = asdict(before)
-    wanted = dict(asked)
-    if isinstance(wanted.get("gate"), dict):
-        wanted["gate"] = {**old["gate"], **wanted["gate"]}
-    method = _parsed(lambda: {**old, **check_numbers(wanted)})
-    new = asdict(method)
-    return method, {key: [old[key], new[key]] for key in wanted if old[key] != new[key]}
-
-
-def _parsed(complete: Callable[[], dict[str, Any]]) -> MethodSettings:
-    try:
-        settings = complete()
-    except ValueError as error:
-        raise Problem(Code.INVALID_REQUEST, str(error), field="method") from None
-    return parse(MethodSettings, settings, field="method")
-
-
-def _settings(run: Run) -> dict[str, Any]:
-    """What a run was created with: what the same request must bring again."""
-    return {
-        "feedback": run.feedback,
-        "policy": asdict(run.policy),
-        "truncation": run.truncation,
-        "method": asdict(run.method),
-    }
-
-
-def _require_same(asked: Run, created: Mapping[str, Any] | None) -> None:
-    """Refuse other settings than the run was created with; later changes do not count."""
-    for what, theirs in _settings(asked).items():
-        ours = None if created is None else created.get(what)
-        if ours != theirs:
-            raise Problem(
-                Code.RUN_EXISTS,
-                f"run {asked.name!r} exists with another {what}: {_difference(ours, theirs)}",
-                field=what,
-            )
-
-
-def _difference(ours: Any, theirs: Any) -> str:
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        before, asked = cast("dict[str, Any]", ours), cast("dict[str, Any]", theirs)
-        for key in asked:
-            if before.get(key) != asked[key]:
-                return f"{key} is {before.get(key)!r}, asked for {asked[key]!r}"
-    return f"it is {ours!r}, asked for {theirs!r}"

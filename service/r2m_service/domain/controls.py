@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from r2m_service.domain.method import ControlKind
+from r2m_service.domain.method import ControlKind, Labels
 from r2m_service.domain.runs import FeedbackSource
 
 Verdict = Literal[
@@ -29,8 +29,10 @@ TIGHTEST_AT = 200
 _RHO_SQUARED = (-2 * math.log(ERROR) + math.log(1 - 2 * math.log(ERROR))) / TIGHTEST_AT
 
 
-def why_senseless(controls: Sequence[ControlKind], feedback: FeedbackSource) -> str | None:
-    """A sentence where a run with that feedback has nothing to learn from a control."""
+def why_senseless(
+    controls: Sequence[ControlKind], feedback: FeedbackSource, labels: Labels
+) -> str | None:
+    """A sentence where a run with that feedback and those labels could learn nothing from them."""
     if not controls:
         return None
     if feedback == "none":
@@ -42,6 +44,11 @@ def why_senseless(controls: Sequence[ControlKind], feedback: FeedbackSource) -> 
         return (
             f"the run itself has feedback {feedback}: as a control that would be the same head "
             "again; shuffled and none are left"
+        )
+    if labels == "pseudo":
+        return (
+            "controls are judged by outside labels, and a run with labels pseudo takes none: give "
+            "labels outside_first or outside_only, or leave the controls out"
         )
     return None
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -22,7 +24,7 @@ nothing any more."""
 def with_controls(
     optimizer: bytes,
     arms: Sequence[tuple[str, Head, Moments]],
-    asked: Iterable[int],
+    asked: NDArray[np.int64],
 ) -> bytes:
     """The live head's optimizer file with the controls' weights and moments in it.
 
@@ -30,7 +32,7 @@ def with_controls(
         asked: names of the pairs that the controls have been asked.
     """
     tensors = dict(load(optimizer))
-    tensors[ASKED] = torch.tensor(sorted(asked), dtype=torch.int64)
+    tensors[ASKED] = torch.from_numpy(asked)
     for kind, head, moments in arms:
         at = f"{PREFIX}{kind}."
         tensors |= {f"{at}weight.{name}": t.cpu() for name, t in head.tensors.items()}
@@ -40,11 +42,23 @@ def with_controls(
     return save(tensors)
 
 
-def read_asked(stored: Mapping[str, Tensor]) -> set[int]:
+def read_asked(stored: Mapping[str, Tensor]) -> NDArray[np.int64]:
     """Names of the pairs that were asked. Raises Problem(head_damaged)."""
     if ASKED not in stored:
         raise Problem(Code.HEAD_DAMAGED, "the optimizer state to go on from has no controls")
-    return set(stored[ASKED].tolist())
+    return stored[ASKED].numpy()
+
+
+def unasked(pairs: Sequence[int | None], asked: NDArray[np.int64]) -> dict[int, int]:
+    """Where a pair comes that was not asked before: its place, and its name.
+
+    Args:
+        pairs: of each group, None where it has no label; what comes twice is news once.
+    """
+    first = {pair: place for place, pair in reversed([*enumerate(pairs)]) if pair is not None}
+    names = np.array([*first], dtype=np.int64)
+    known = np.isin(names, asked)
+    return {first[int(pair)]: int(pair) for pair in names[~known]}
 
 
 def read_control(

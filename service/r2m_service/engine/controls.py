@@ -21,8 +21,9 @@ from r2m_service.application.align_job import AlignJob, ControlUpdate
 from r2m_service.application.scoring_items import Item
 from r2m_service.domain.method import ControlKind
 from r2m_service.engine.align_groups import AlignHeads, Group
-from r2m_service.engine.control_file import read_asked, read_control, with_controls
+from r2m_service.engine.control_file import read_asked, read_control, unasked, with_controls
 from r2m_service.engine.measuring import Errors, Measuring
+from r2m_service.engine.memory import is_out_of_memory
 from r2m_service.engine.stepping import adamw_step, loss_by_reward
 from r2m_service.modeling.head import Head, Parts, first_head
 from r2m_service.modeling.loss import GroupRewards
@@ -90,8 +91,8 @@ class Controls:
         self._omega = job.parent.key.omega
         self.device_seconds = 0.0
         stored = None if job.optimizer is None else load(job.optimizer)
-        self._asked = set[int]() if stored is None else read_asked(stored)
-        self._fresh = set[int]()
+        self._asked = np.empty(0, np.int64) if stored is None else read_asked(stored)
+        self._fresh: Mapping[int, int] = {}
         self._weight_R, self._bias = weight_R, bias
         self._arms: list[_Arm] = []
         for kind in job.method.controls:
@@ -99,7 +100,10 @@ class Controls:
             try:
                 head, moments = self._begin(kind, stored, device)
                 arm = _Arm(kind, head, moments, omega)
-            except torch.OutOfMemoryError:  # it stays where it was, off the device
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                # It stays where it was, off the device.
                 head, moments = self._begin(kind, stored, torch.device("cpu"))
                 arm = _Arm(kind, head, moments, omega, unavailable=NO_MEMORY)
             self._arms.append(arm)
@@ -127,11 +131,7 @@ class Controls:
             used: what the live head learnt from.
         """
         # Once for all arms: the live head has learnt from these, whoever could be asked of them.
-        for place, group in enumerate(used):
-            pair = _pair(group)
-            if pair is not None and pair not in self._asked:
-                self._asked.add(pair)
-                self._fresh.add(place)
+        self._fresh = unasked([_pair(group) for group in used], self._asked)
         for turn in self._turns(used):
             yield lambda turn=turn: self._timed(turn)
 
@@ -250,7 +250,8 @@ class Controls:
     def beside(self, optimizer: bytes) -> bytes:
         """The live head's optimizer file with the controls' weights and moments in it."""
         kept = [(arm.kind, arm.head, arm.moments) for arm in self._arms]
-        return with_controls(optimizer, kept, self._asked)
+        now = np.array([*self._fresh.values()], dtype=np.int64)
+        return with_controls(optimizer, kept, np.union1d(self._asked, now))
 
 
 def _pair(group: Group) -> int | None:
@@ -275,7 +276,9 @@ def _bounded(arm: _Arm, turn: Callable[[], None]) -> Callable[[], None]:
             return
         try:
             turn()
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             arm.unavailable, arm.optimizer = NO_MEMORY, None
             arm.measured.clear()
 

@@ -125,6 +125,22 @@ class Session:
         return Head.from_bytes(self._blobs.get(head.weights))
 
 
+REPLAYED = frozenset(
+    {
+        "alpha",
+        "learning_rate",
+        "weight_decay",
+        "max_grad_norm",
+        "kl_weight",
+        "labels",
+        "omega",
+        "gate",
+    }
+)
+"""Settings that say something to a replay: its groups are the recorded ones, its head the live one,
+without a run's controls."""
+
+
 def changed(recorded: MethodSettings, wanted: dict[str, Any]) -> MethodSettings:
     """Settings with other values.
 
@@ -132,6 +148,13 @@ def changed(recorded: MethodSettings, wanted: dict[str, Any]) -> MethodSettings:
         Problem: invalid_request.
     """
     values = asdict(recorded)
+    for key in sorted(wanted.keys() & values.keys() - REPLAYED):
+        raise Problem(
+            Code.INVALID_REQUEST,
+            f"a replay runs the live head on the recorded groups: {key} changes nothing there; "
+            f"what does is {', '.join(sorted(REPLAYED))}",
+            field=f"method.{key}",
+        )
     for key, value in wanted.items():
         old = values.get(key)
         values[key] = (
