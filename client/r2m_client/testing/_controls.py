@@ -97,8 +97,9 @@ def _fresh(parent: Head, groups: Sorted) -> dict[Pair, Rewards]:
     found: dict[Pair, Rewards] = {}
     for group, rewards in zip(groups.used, groups.rewards, strict=True):
         if rewards.preferred is not None:
+            samples = list(group.samples)
             pair = frozenset(
-                json.dumps(text_of(asdict(replace(group.samples[place], hidden_states=None))))
+                json.dumps(text_of(asdict(replace(samples[place], hidden_states=None))))
                 for place in rewards.preferred
             )
             if pair not in parent.asked:
@@ -109,7 +110,7 @@ def _fresh(parent: Head, groups: Sorted) -> dict[Pair, Rewards]:
 def _sums(fresh: list[Rewards]) -> dict[str, float]:
     if not fresh:
         return {}
-    found = dict.fromkeys(("pairs", "discordant", *SHARES), 0.0)
+    found: dict[str, float] = dict.fromkeys(("pairs", "discordant", *SHARES), 0.0)
     for one in fresh:
         assert one.preferred is not None
         winner, loser = one.preferred

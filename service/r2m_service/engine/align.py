@@ -266,9 +266,10 @@ class Aligner:
             and math.isfinite(loss.total)
             and all(math.isfinite(r) for one in measured for r in (*one.candidate, *one.reference))
         )
-        optimizer = step.moments.to_bytes() if step else None
-        if controls is not None and optimizer is not None:
-            optimizer = controls.beside(optimizer)
+        optimizer = None
+        if step is not None:
+            moments = step.moments
+            optimizer = controls.beside(moments) if controls else moments.to_bytes()
         return Update(
             groups=self._results,
             labelled=labelled,

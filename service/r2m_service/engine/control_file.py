@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from r2m.errors import Code, Problem
 from r2m_service.domain.method import ControlKind
-from r2m_service.modeling.head import Head
+from r2m_service.modeling.head import Head, below
 from r2m_service.modeling.update import Moments
 
 PREFIX = "control."
@@ -22,23 +22,22 @@ nothing any more."""
 
 
 def with_controls(
-    optimizer: bytes,
+    moments: Moments,
     arms: Sequence[tuple[str, Head, Moments]],
     asked: NDArray[np.int64],
 ) -> bytes:
     """The live head's optimizer file with the controls' weights and moments in it.
 
     Args:
+        moments: the live head's.
         asked: names of the pairs that the controls have been asked.
     """
-    tensors = dict(load(optimizer))
+    tensors = moments.to_tensors()
     tensors[ASKED] = torch.from_numpy(asked)
-    for kind, head, moments in arms:
+    for kind, head, theirs in arms:
         at = f"{PREFIX}{kind}."
         tensors |= {f"{at}weight.{name}": t.cpu() for name, t in head.tensors.items()}
-        tensors |= {f"{at}first.{name}": t.cpu() for name, t in moments.first.items()}
-        tensors |= {f"{at}second.{name}": t.cpu() for name, t in moments.second.items()}
-        tensors[f"{at}t"] = torch.tensor([moments.t], dtype=torch.int64)
+        tensors |= {f"{at}{name}": t for name, t in theirs.to_tensors().items()}
     return save(tensors)
 
 
@@ -71,14 +70,7 @@ def read_control(
             Code.HEAD_DAMAGED, f"the optimizer state to go on from has no control {kind!r}"
         )
 
-    def part(name: str) -> dict[str, Tensor]:
-        start = f"{at}{name}."
-        # Each in memory of its own: BLAS promises the same bits only for the same alignment.
-        return {
-            key.removeprefix(start): tensor.clone().to(device)
-            for key, tensor in stored.items()
-            if key.startswith(start)
-        }
-
-    moments = Moments(int(stored[f"{at}t"]), part("first"), part("second"))
-    return Head(part("weight"), {}), moments
+    theirs = {
+        name.removeprefix(at): tensor for name, tensor in stored.items() if name.startswith(at)
+    }
+    return Head(below(theirs, "weight.", device), {}), Moments.from_tensors(theirs, device)

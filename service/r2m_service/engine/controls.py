@@ -247,11 +247,11 @@ class Controls:
             for arm in self._arms
         ]
 
-    def beside(self, optimizer: bytes) -> bytes:
+    def beside(self, moments: Moments) -> bytes:
         """The live head's optimizer file with the controls' weights and moments in it."""
         kept = [(arm.kind, arm.head, arm.moments) for arm in self._arms]
         now = np.array([*self._fresh.values()], dtype=np.int64)
-        return with_controls(optimizer, kept, np.union1d(self._asked, now))
+        return with_controls(moments, kept, np.union1d(self._asked, now))
 
 
 def _pair(group: Group) -> int | None:

@@ -133,6 +133,15 @@ class Head:
         return Head(load_aligned(data), json.loads(metadata.get(METADATA_KEY, "{}")))
 
 
+def below(tensors: Mapping[str, Tensor], start: str, device: torch.device) -> dict[str, Tensor]:
+    """Those whose names start so, without it: on a device, each in memory of its own.
+
+    See `load_aligned` for why.
+    """
+    found = {name: tensor for name, tensor in tensors.items() if name.startswith(start)}
+    return {name.removeprefix(start): one.clone().to(device) for name, one in found.items()}
+
+
 def load_aligned(data: bytes) -> dict[str, Tensor]:
     """Tensors of a safetensors file, each in memory of its own.
 

@@ -18,10 +18,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
-from r2m_service.modeling.head import Head, load_aligned
+from r2m_service.modeling.head import Head, below
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -84,21 +84,25 @@ class Moments:
 
     def to_bytes(self) -> bytes:
         """A safetensors file."""
-        tensors = {f"first.{name}": t.cpu() for name, t in self.first.items()}
-        tensors |= {f"second.{name}": t.cpu() for name, t in self.second.items()}
-        tensors["t"] = torch.tensor([self.t], dtype=torch.int64)
-        return save(tensors)
+        return save(self.to_tensors())
 
     @staticmethod
     def from_bytes(data: bytes, device: torch.device) -> Moments:
         """The state of a file made by `to_bytes`."""
-        tensors = load_aligned(data)
-        t = int(tensors.pop("t"))
-        return Moments(
-            t,
-            {n.removeprefix("first."): v.to(device) for n, v in tensors.items() if n[0] == "f"},
-            {n.removeprefix("second."): v.to(device) for n, v in tensors.items() if n[0] == "s"},
-        )
+        return Moments.from_tensors(load(data), device)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """What the file holds."""
+        tensors = {f"first.{name}": t.cpu() for name, t in self.first.items()}
+        tensors |= {f"second.{name}": t.cpu() for name, t in self.second.items()}
+        tensors["t"] = torch.tensor([self.t], dtype=torch.int64)
+        return tensors
+
+    @staticmethod
+    def from_tensors(tensors: Mapping[str, Tensor], device: torch.device) -> Moments:
+        """The state in what `to_tensors` gave, copied; what else is there is left alone."""
+        first, second = (below(tensors, start, device) for start in ("first.", "second."))
+        return Moments(int(tensors["t"]), first, second)
 
 
 @dataclass(frozen=True)
