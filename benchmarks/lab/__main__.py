@@ -14,22 +14,26 @@ from pathlib import Path
 from bench import machine
 from bench.machine import ROOT
 from bench.report import Table
-from lab import jobs, plots, shadows
+from lab import plots, shadows, study, tuning
 from lab.arms import SETS
 from lab.evidence import IMAGES, PAGE, against_published, publish
-from lab.outcomes import SHORTEST, outcomes, why_it_shows_nothing
-from lab.signals import fixed_and_learning, signals_table
+from lab.outcomes import SHORTEST
 from lab.stats import FEWEST
-from lab.tables import WEAK_QUESTIONS, main_table, questions_table, sweep_table
+from lab.study import SHADOWS, Plan
 
 STEPS, SEEDS = 240, 6
-ALL_SEEDS = {"core": 12, "healthy": 12, "weak": 8, "more": 8, "sweeps": 5}
-SHADOWS = "shadows"
-FIXED = ("frozen", "frozen-again", "frozen-kl", "weak-frozen", "good", "gold")
+ALL_SEEDS = {
+    "core": 12,
+    "healthy": 12,
+    "weak": 8,
+    "more": 8,
+    "sweeps": 5,
+    "tuning": tuning.SEEDS,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run arms and print what they show; 1 where they show nothing, 2 where they could not."""
+    """Run arms and print what they show; 1 where they show nothing or other than published."""
     parser = argparse.ArgumentParser(prog="lab", description=__doc__)
     seeds = ", ".join(f"{name} ({count})" for name, count in ALL_SEEDS.items())
     parser.add_argument("--sets", nargs="+", choices=SETS, metavar="SET",
@@ -41,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--seeds", type=int, help=f"at least {FEWEST}; default: those of the sets, {SEEDS} for "
         "the core by itself"
     )  # fmt: skip
+    parser.add_argument("--first-seed", type=int, default=0,
+                        help="other seeds than the published ones: a replication")  # fmt: skip
     parser.add_argument("--steps", type=int, default=STEPS, help=f"at least {SHORTEST}")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "lab")
@@ -52,9 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             (SEEDS if given.seeds is None else given.seeds, "seeds", FEWEST),
             (given.steps, "steps", SHORTEST),
             (given.workers, "workers", 1),
+            (given.first_seed, "as the first seed", 0),
         )
         if value < least
     ]
+    if given.seeds is not None and given.seeds > tuning.FIRST_SEED:
+        refused.append(f"--seeds is at most {tuning.FIRST_SEED}: then learning rates have theirs")
     if refused:
         print("\n".join(refused), file=sys.stderr)
         return 2
@@ -65,68 +74,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         counts = dict.fromkeys(counts, int(given.seeds))
     if given.all or given.shadows:
         counts[SHADOWS] = given.seeds or shadows.SEEDS
-    return run(counts, given.steps, given.workers, given.out, write=given.write)
+    plan = Plan(
+        counts=counts,
+        first=given.first_seed,
+        steps=given.steps,
+        workers=given.workers,
+        out=given.out,
+    )
+    return run(plan, write=given.write)
 
 
-def run(counts: dict[str, int], steps: int, workers: int, out: Path, *, write: bool) -> int:
-    """Run the sets, the core first.
-
-    Args:
-        counts: seeds of each set.
-    """
+def run(plan: Plan, *, write: bool) -> int:
+    """Run what is planned, print it, keep it; 1 where it shows nothing or something else."""
     what, started = machine.describe(), time.monotonic()
-    planned: list[jobs.Job] = []
-    for name, seeds in counts.items():
-        if name == SHADOWS:
-            continue
-        work = list(jobs.plan([name], seeds, steps))
-        jobs.run_all(work, out, workers)
-        planned += work
-        if name == "core":
-            core = jobs.read(work, out)
-            reasons = why_it_shows_nothing(core, steps)
-            if reasons:
-                print("This lab shows nothing:", *(f"- {one}" for one in reasons), sep="\n")
-                return 1
-    runs = jobs.read(planned, out)
-    found = outcomes(runs)
-    tables = [main_table(found, [one for one in ("core", "more") if one in counts])]
-    tables.append(questions_table(found))
-    if "weak" in counts:
-        weak = "with a reward model whose backbone knows little of the language"
-        tables.append(main_table(found, ["weak"], name="weak-arms", title=f"Arms, {weak}"))
-        tables.append(
-            questions_table(
-                found,
-                WEAK_QUESTIONS,
-                name="weak",
-                title=f"Questions, {weak}",
-            )
-        )
-    if SHADOWS in counts:
-        tables.append(shadows.table(counts[SHADOWS], steps, out, workers, found))
-    if "sweeps" in counts:
-        tables.append(sweep_table(found))
-    if "healthy" in counts:
-        fixed, learning = fixed_and_learning(runs, FIXED)
-        tables.append(
-            signals_table(fixed, name="signals", title="Signals, reward model standing still")
-        )
-        tables.append(
-            signals_table(learning, name="signals-learning", title="Signals, head learning")
-        )
-    compared = against_published(found, steps)
-    for table in (*tables, *([compared] if compared else [])):
+    try:
+        made = study.study(plan)
+    except study.ShowsNothingError as error:
+        print("This lab shows nothing:", *(f"- {one}" for one in error.reasons), sep="\n")
+        return 1
+    compared = against_published(made.found, plan.steps)
+    tables = [*made.tables, *([compared.table] if compared else [])]
+    for table in tables:
         print(table.text(), flush=True)
-    _save(tables, out, what)
-    for path in plots.save(runs, out):
+    _save(tables, plan.out, what)
+    for path in plots.save(made.runs, plan.out):
         print(f"wrote {_short(path)}")
     print(f"({time.monotonic() - started:.0f} s)")
     if write:
-        plots.save(runs, IMAGES, "svg")
-        publish(tables, found, what, steps)
+        plots.save(made.runs, IMAGES, "svg")
+        publish(made.tables, made.found, what, plan.steps)
         print(f"wrote {_short(PAGE)}")
-    return 0
+        return 0
+    return 0 if compared is None or compared.reproduced else 1
 
 
 def _save(tables: Sequence[Table], out: Path, what: dict[str, object]) -> None:

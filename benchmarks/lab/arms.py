@@ -12,8 +12,10 @@ Attended = Literal["policy", "shuffled", "backbone", "noise", "none"]
 """What the head attends to: the policy's states, another sample's, the reward model's own, Gaussian
 noise of the same size, nothing (`feedback: none`, the paper's iterative head)."""
 
-Reward = Literal["proxy", "gold", "learner", "retrained"]
-"""Who rewards: the frozen reward model, the truth, an R2M head, or the reward model trained on."""
+Reward = Literal["proxy", "learner", "retrained", "labels"]
+"""Who rewards: the frozen reward model, an R2M head, the reward model trained on; or nobody, and
+the policy gets the labels themselves: 1 for the best of a labelled group, -1 for its worst, else 0.
+"""
 
 WIDTH = 64
 """d of all heads."""
@@ -31,6 +33,11 @@ class Arm:
         policy_kl: weight of the policy's KL to where it began, in its reward.
         start: which reward model it begins with (`training.RECIPES`).
         draws: another number, other queries and samples from the same start: a rerun.
+        wrong: share of the labels whose two sides are swapped.
+        late: steps that a label takes to arrive.
+        scaled: advantages are divided by their group's spread, as in GRPO.
+        paid: a labelled group's reward is its label, as with `labels`; others keep theirs.
+        retrain_rate: learning rate of `retrained`.
     """
 
     name: str
@@ -42,6 +49,15 @@ class Arm:
     policy_kl: float = 0.0
     start: Kind = "usual"
     draws: int = 0
+    wrong: float = 0.0
+    late: int = 0
+    scaled: bool = False
+    paid: bool = False
+    retrain_rate: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if self.late and self.reward == "retrained":
+            raise ValueError("labels of a retrained reward model are never late")
 
     def but(self, name: str, says: str, **changes: Any) -> Arm:
         """The same with some keys changed; `method` is merged."""
@@ -72,25 +88,50 @@ BACKBONE = LABELLED.but("backbone-25", "- the reward model's own states", attend
 HEAD_ONLY = LABELLED.but("none-25", "- no states: the scoring head alone", attended="none")
 RETRAINED = Arm(
     name="retrained-25",
-    says="- the whole reward model retrained (ceiling)",
+    says="- the whole reward model retrained at every step",
     reward="retrained",
     labelled=0.25,
 )
+DIRECT = Arm(
+    name="labels-25",
+    says="- no reward: the labels given to the policy itself",
+    reward="labels",
+    labelled=0.25,
+)
 
-CORE = (FROZEN, PAPER, GUARDED, LABELLED, SHUFFLED, BACKBONE, HEAD_ONLY, RETRAINED)
+CORE = (FROZEN, PAPER, GUARDED, LABELLED, SHUFFLED, BACKBONE, HEAD_ONLY, RETRAINED, DIRECT)
 """What `make lab` runs by itself."""
 
 MORE = (
     FROZEN.but("frozen-again", "frozen, run again with other samples", draws=1),
     FROZEN.but("frozen-kl", "frozen, policy KL 0.1", policy_kl=0.1),
+    FROZEN.but("frozen-scaled", "frozen, advantages scaled by their group's spread", scaled=True),
     PAPER.but("paper-own", "`paper`, its own learning rate 1e-6", method={"learning_rate": 1e-6}),
-    PAPER.but("paper-shuffled", "- another sample's states", attended="shuffled"),
-    PAPER.but("paper-none", "- the scoring head alone", attended="none"),
+    PAPER.but("paper-1e-5", "`paper`, learning rate 1e-5", method={"learning_rate": 1e-5}),
+    PAPER.but("paper-1e-4", "`paper`, learning rate 1e-4", method={"learning_rate": 1e-4}),
+    PAPER.but("paper-shuffled", "- 1e-3, another sample's states", attended="shuffled"),
+    PAPER.but("paper-none", "- 1e-3, the scoring head alone", attended="none"),
     GUARDED.but("guarded-25", "`guarded`, 25 % of the groups labelled", labelled=0.25),
     LABELLED.but("labelled-5", "`labelled`, 5 %", labelled=0.05),
     BACKBONE.but("backbone-5", "- the reward model's own states", labelled=0.05),
+    DIRECT.but("labels-5", DIRECT.says, labelled=0.05),
     LABELLED.but("labelled-10", "`labelled`, 10 %", labelled=0.10),
     BACKBONE.but("backbone-10", "- the reward model's own states", labelled=0.10),
+    DIRECT.but("labels-10", DIRECT.says, labelled=0.10),
+    LABELLED.but("labelled-25-again", "`labelled`, 25 %, run again with other samples", draws=1),
+    LABELLED.but("labelled-25-kl", "`labelled`, 25 %, policy KL 0.1", policy_kl=0.1),
+    LABELLED.but("labelled-25-scaled", "`labelled`, 25 %, advantages scaled", scaled=True),
+    HEAD_ONLY.but("none-25-scaled", "- no states, advantages scaled", scaled=True),
+    LABELLED.but(
+        "labelled-25-paid",
+        "- advantages scaled, labels given to the policy, too",
+        scaled=True,
+        paid=True,
+    ),
+    LABELLED.but("labelled-25-wrong", "`labelled`, 25 %, three labels of ten swapped", wrong=0.3),
+    DIRECT.but("labels-25-wrong", DIRECT.says + ", three of ten swapped", wrong=0.3),
+    LABELLED.but("labelled-25-late", "`labelled`, 25 %, labels 40 steps late", late=40),
+    DIRECT.but("labels-25-late", DIRECT.says + ", 40 steps late", late=40),
     LABELLED.but("labelled-50", "`labelled`, 50 %", labelled=0.50),
     BACKBONE.but("backbone-50", "- the reward model's own states", labelled=0.50),
     LABELLED.but("noise-25", "`labelled`, 25 %, Gaussian noise for states", attended="noise"),
@@ -99,27 +140,23 @@ MORE = (
 
 WEAK = tuple(
     arm.but(f"weak-{arm.name}", arm.says, start="weak")
-    for arm in (FROZEN, LABELLED, SHUFFLED, BACKBONE, HEAD_ONLY, RETRAINED)
+    for arm in (
+        *(FROZEN, LABELLED, SHUFFLED, BACKBONE, HEAD_ONLY, RETRAINED),
+        FROZEN.but("frozen-kl", "frozen, policy KL 0.1", policy_kl=0.1),
+        LABELLED.but("labelled-25-kl", "`labelled`, 25 %, policy KL 0.1", policy_kl=0.1),
+    )
 )
 """A reward model whose backbone knows little: do the policy's states pay there?"""
 
-HEALTHY = (
-    Arm(
-        name="good", says="frozen reward model of 20,000 clean pairs", reward="proxy", start="good"
-    ),
-    Arm(name="gold", says="the gold itself", reward="gold"),
+GOOD = Arm(
+    name="good", says="frozen reward model of 20,000 clean pairs", reward="proxy", start="good"
 )
+HEALTHY = (GOOD, GOOD.but("good-kl", "the same, policy KL 0.1", policy_kl=0.1))
 """Runs that should not alarm."""
 
 
 def _sweep() -> Iterator[Arm]:
     for base in (LABELLED, BACKBONE):
-        for rate in (1e-4, 3e-4, 1e-3, 3e-3):
-            yield base.but(
-                f"{base.name}-lr{rate:g}",
-                f"{base.name}, lr {rate:g}",
-                method={"learning_rate": rate},
-            )
         for omega in (0.1, 0.3, 0.9):
             yield base.but(
                 f"{base.name}-omega{omega:g}",
@@ -135,12 +172,32 @@ def _sweep() -> Iterator[Arm]:
         yield GUARDED.but(
             f"guarded-kl{weight:g}", f"guarded, KL weight {weight:g}", method={"kl_weight": weight}
         )
-    for rate in (1e-5, 1e-4):
-        yield PAPER.but(f"paper-lr{rate:g}", f"paper, lr {rate:g}", method={"learning_rate": rate})
 
 
 SWEEPS = tuple(_sweep())
-"""α (0: no GRE; 1: GRE alone), Ω, the learning rate, and the pull to the reference."""
+"""α (0: no GRE; 1: GRE alone), Ω, and the pull to the reference."""
+
+_HEAD_RATES = (2e-4, 6.25e-4, 2e-3, 6e-3)
+RATES: tuple[tuple[Arm, tuple[float, ...]], ...] = (
+    *((arm, _HEAD_RATES) for arm in (LABELLED, SHUFFLED, BACKBONE, HEAD_ONLY)),
+    (RETRAINED, (3e-5, 1e-4, 3e-4, 1e-3)),
+)
+"""Learning rates that each arm with labels is tried at; the second is its own."""
+
+
+def at_rate(base: Arm, rate: float, name: str, says: str) -> Arm:
+    """An arm of `RATES` at another learning rate."""
+    if base.reward == "retrained":
+        return base.but(name, says, retrain_rate=rate)
+    return base.but(name, says, method={"learning_rate": rate})
+
+
+TUNING = tuple(
+    at_rate(base, rate, f"{base.name}-lr{rate:g}", f"{base.name}, lr {rate:g}")
+    for base, rates in RATES
+    for rate in rates
+)
+"""Each arm with labels at four learning rates, on seeds that no other table has."""
 
 SETS: dict[str, tuple[Arm, ...]] = {
     "core": CORE,
@@ -148,4 +205,5 @@ SETS: dict[str, tuple[Arm, ...]] = {
     "weak": WEAK,
     "healthy": HEALTHY,
     "sweeps": SWEEPS,
+    "tuning": TUNING,
 }

@@ -5,7 +5,9 @@
 
 The judge is a second, better reward model: it stands in for the gold. It is watched at every step
 and never optimised; in the arms that learn from outside labels it grades the share of the groups
-that the run marks. Compare arms by what the judge says at equal KL, over several seeds.
+that the run marks. There a third one (--eval-judge) is the fairer witness: what an arm has learnt
+from one judge may be that judge's own whims. Compare arms by what a judge says at equal KL, over
+several seeds.
 """
 
 from __future__ import annotations
@@ -68,10 +70,9 @@ class Judge(TrainerCallback):
         run: whose marked samples get labels, on the server of `ours`; None: none.
     """
 
-    __name__ = "judge"
-
-    def __init__(self, client: Client, ours: Client, run: str | None) -> None:
+    def __init__(self, client: Client, ours: Client, run: str | None, name: str = "judge") -> None:
         self._client, self._ours, self._run = client, ours, run
+        self.__name__ = name  # TRL logs it as rewards/judge/mean
 
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[Any], **_: Any
@@ -122,7 +123,8 @@ class Lines(TrainerCallback):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train one arm with one seed; 2 where it cannot begin."""
     given = parser_of_arms().parse_args(arguments)
-    for flag in ("policy", "reward", "head", "judge", "judge_head", "dataset"):
+    flags = ("policy", "reward", "head", "judge", "judge_head", "eval_judge", "eval_judge_head")
+    for flag in (*flags, "dataset"):
         path: Path | None = getattr(given, flag)
         if path is not None and not path.exists():
             print(
@@ -141,16 +143,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out: Path = given.out / f"{given.arm}-{given.seed}"
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with _servers(given, out) as (url, judge_url):
-            return _train(given, out, url, judge_url, learns=learns)
+        with _servers(given, out) as urls:
+            return _train(given, out, urls, learns=learns)
     except (ServerError, UsageError) as error:
         print(error, file=sys.stderr)
         return 2
 
 
-def _train(
-    given: argparse.Namespace, out: Path, url: str, judge_url: str | None, *, learns: bool
-) -> int:
+def _train(given: argparse.Namespace, out: Path, urls: Mapping[str, str], *, learns: bool) -> int:
     feedback, method = ARMS[given.arm]
     settings: dict[str, Any] = {**method, "seed": given.seed, "width": given.width}
     if given.arm == "paper":
@@ -162,16 +162,19 @@ def _train(
     prompts = _prompts(given.dataset, talks=_talks(given.policy))
     lines = Lines(out / "steps.jsonl")
     with contextlib.ExitStack() as held:
-        ours = held.enter_context(Client(url))
+        ours = held.enter_context(Client(urls["reward"]))
         ours.create_run("lab", policy_hidden_size=policy_width, feedback=feedback, method=settings)
         if given.arm == "frozen":
             ours.freeze("lab", reason="the control arm")
         # Streamed: a sample that is to be learnt from again must leave its states with the server.
-        r2m = held.enter_context(R2M(url, "lab", feedback="streamed"))
+        r2m = held.enter_context(R2M(urls["reward"], "lab", feedback="streamed"))
         rewards: list[Any] = [r2m]
         callbacks: list[Any] = [r2m, lines]
-        if judge_url is not None:
-            judge = Judge(held.enter_context(Client(judge_url)), ours, "lab" if learns else None)
+        for name in ("judge", "eval_judge"):
+            if name not in urls:
+                continue
+            run = "lab" if learns and name == "judge" else None
+            judge = Judge(held.enter_context(Client(urls[name])), ours, run, name)
             rewards.append(judge)
             callbacks.insert(0, judge)
         trainer: Any = RLOOTrainer(
@@ -187,7 +190,7 @@ def _train(
                 max_completion_length=given.tokens,
                 learning_rate=given.learning_rate,
                 beta=given.kl,
-                reward_weights=[1.0, 0.0][: len(rewards)],
+                reward_weights=[1.0, 0.0, 0.0][: len(rewards)],
                 logging_steps=1,
                 save_strategy="no",
                 use_cpu=not torch.cuda.is_available(),
@@ -199,7 +202,10 @@ def _train(
         trainer.train()
         controls = ours.run("lab").live.get("controls")
     last = lines.rows[-1] if lines.rows else {}
-    kept = ("r2m/reward", "r2m/vanilla_reward", "rewards/judge/mean", "kl", "r2m/spread_ratio")
+    kept = (
+        *("r2m/reward", "r2m/vanilla_reward", "rewards/judge/mean", "rewards/eval_judge/mean"),
+        *("kl", "r2m/spread_ratio"),
+    )
     summary = {"arm": given.arm, "seed": given.seed, "steps": len(lines.rows)}
     summary |= {name: last[name] for name in kept if name in last}
     if controls is not None:
@@ -210,19 +216,23 @@ def _train(
 
 
 @contextlib.contextmanager
-def _servers(given: argparse.Namespace, out: Path) -> Generator[tuple[str, str | None]]:
-    """The reward model's server, and the judge's."""
+def _servers(given: argparse.Namespace, out: Path) -> Generator[Mapping[str, str]]:
+    """The URLs of the reward model's server, and of the judges' that were given."""
 
     def serve(model: Path, name: str, head: Path | None) -> Any:
         where = {"state": out / f"{name}-state", "log": out / f"{name}.log"}
         return serving(model=str(model), head=head, http=None, grpc=None, **where)
 
     with contextlib.ExitStack() as held:
-        ours = held.enter_context(serve(given.reward, "reward", given.head))
-        judge = None
-        if given.judge is not None:
-            judge = held.enter_context(serve(given.judge, "judge", given.judge_head)).http
-        yield ours.http, judge
+        yield {
+            name: held.enter_context(serve(model, name, head)).http
+            for name, model, head in (
+                ("reward", given.reward, given.head),
+                ("judge", given.judge, given.judge_head),
+                ("eval_judge", given.eval_judge, given.eval_judge_head),
+            )
+            if model is not None
+        }
 
 
 def _hidden_size(policy: Path) -> int:
@@ -270,6 +280,8 @@ def parser_of_arms() -> argparse.ArgumentParser:
     parser.add_argument("--head", type=Path, help="its scoring head, where it is a causal LM")
     parser.add_argument("--judge", type=Path, help="a better reward model's folder: the gold")
     parser.add_argument("--judge-head", type=Path, help="its scoring head")
+    parser.add_argument("--eval-judge", type=Path, help="another one, that no arm learns from")
+    parser.add_argument("--eval-judge-head", type=Path, help="its scoring head")
     parser.add_argument("--dataset", type=Path, help="JSONL with a column `prompt`")
     parser.add_argument("--arm", choices=ARMS, default="labelled")
     parser.add_argument("--labelled", type=float, default=0.25, help="share of the groups")
@@ -279,7 +291,8 @@ def parser_of_arms() -> argparse.ArgumentParser:
     parser.add_argument("--generations", type=int, default=8, help="completions a prompt")
     parser.add_argument("--tokens", type=int, default=256, help="of a completion at most")
     parser.add_argument("--learning-rate", type=float, default=1e-6)
-    parser.add_argument("--kl", type=float, default=0.0, help="weight of the policy's KL")
+    parser.add_argument("--kl", type=float, default=1e-3,
+                        help="weight of the policy's KL; at 0 TRL does not log it")  # fmt: skip
     parser.add_argument("--width", type=int, default=1024, help="d of the cross attention")
     parser.add_argument("--cpu", action="store_true", help="without a GPU: to see it work")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "lab" / "gpu")

@@ -10,7 +10,7 @@ import ast
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -161,6 +161,8 @@ def starts(out: Path) -> Path:
 
 Runs = Mapping[str, Mapping[int, Numbers]]
 """By arm and seed."""
+Make = Callable[[Sequence[Job]], Runs]
+"""Runs what is not there yet, and reads all of it."""
 
 
 def read(jobs: Sequence[Job], out: Path) -> Runs:
@@ -177,4 +179,12 @@ def plan(names: Sequence[str], seeds: int, steps: int, first: int = 0) -> Iterat
     for seed in range(first, first + seeds):
         for name in names:
             for arm in arms.SETS[name]:
-                yield Job(arm, seed, steps)
+                yield Job(as_long(arm, steps), seed, steps)
+
+
+def as_long(arm: Arm, steps: int) -> Arm:
+    """A schedule of ω that ends with the run."""
+    omega = arm.method.get("omega", {})
+    if "total_steps" not in omega:
+        return arm
+    return arm.but(arm.name, arm.says, method={"omega": {**omega, "total_steps": steps}})

@@ -31,6 +31,7 @@ class Outcome:
         at_kl: gold where the policy first was that far away; None: it never was.
         accuracy: share of a group's pairs that the reward orders as the gold does, last steps.
         kl: at the end.
+        labels: groups that were labelled.
         ahead: how far standardised rewards have run ahead of the standardised gold by the end.
     """
 
@@ -39,6 +40,7 @@ class Outcome:
     at_kl: Mapping[float, float | None]
     accuracy: float
     kl: float
+    labels: int
     ahead: float
 
 
@@ -60,6 +62,7 @@ def outcome(run: Numbers) -> Outcome:
         at_kl=at_kl,
         accuracy=pair_accuracy(run["reward"][-2 * SMOOTH :], run["gold"][-2 * SMOOTH :]),
         kl=float(kl[-1]),
+        labels=int(run["labels"].sum()),
         ahead=_gain(run["reward"]) - _gain(run["gold"]),
     )
 
@@ -100,30 +103,34 @@ def fall_from_peak(run: Numbers) -> float:
     return float(gold.max() - gold[-1])
 
 
-def why_it_shows_nothing(runs: Runs, steps: int) -> list[str]:
-    """Sentences; none where the frozen reward model was over-optimised for all to see."""
+def why_it_shows_nothing(runs: Runs, steps: int, frozen: str = "frozen") -> list[str]:
+    """Sentences; none where the frozen reward model was over-optimised for all to see.
+
+    Args:
+        frozen: the arm that it rewards.
+    """
     found: list[str] = []
-    frozen = list(runs.get("frozen", {}).values())
-    if len(frozen) < FEWEST:
+    seeds = list(runs.get(frozen, {}).values())
+    if len(seeds) < FEWEST:
         return [
-            f"{len(frozen)} seeds: at least {FEWEST} are needed before an interval says anything"
+            f"{len(seeds)} seeds: at least {FEWEST} are needed before an interval says anything"
         ]
     if steps < SHORTEST:
         found.append(
             f"{steps} steps: a policy is misled only after it has moved, which takes at least "
             f"{SHORTEST}"
         )
-    fall = mean_of([fall_from_peak(run) for run in frozen])
+    fall = mean_of([fall_from_peak(run) for run in seeds])
     if fall.low <= NOISE:
         found.append(
-            "the frozen reward model is not over-optimised: from its peak to the end the gold "
+            f"{frozen}: the reward model is not over-optimised: from its peak to the end the gold "
             f"falls by {fall.shown()}, and up to {NOISE:g} may be noise; there is nothing that an "
             "arm could be better at"
         )
-    ahead = mean_of([outcome(run).ahead for run in frozen])
+    ahead = mean_of([outcome(run).ahead for run in seeds])
     if ahead.low <= 0.5:
         found.append(
-            "the frozen reward model's rewards do not run ahead of the gold: by "
+            f"{frozen}: the reward model's rewards do not run ahead of the gold: by "
             f"{ahead.shown()} standard deviations at the end, at least 0.5 are asked for"
         )
     return found

@@ -32,6 +32,7 @@ SHOWN = {
     "labelled-25": ("25 %: the policy's states", "#1b7837", "-"),
     "backbone-25": ("25 %: the RM's own states", "#2166ac", "-"),
     "retrained-25": ("25 %: whole RM retrained", "#000000", ":"),
+    "labels-25": ("25 %: labels to the policy, no RM", "#000000", "-."),
 }
 """Arms of the plots, with what they are called, their colour and their line."""
 

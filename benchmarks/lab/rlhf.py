@@ -7,6 +7,7 @@ from the states of the updated policy. No KL penalty, unless the arm has one.
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,7 +24,6 @@ from r2m_service.domain.method import MethodSettings
 
 GROUPS, K = 8, 8
 POLICY_RATE = 2e-4
-RETRAIN_RATE = 1e-4
 REPLAYED = 64
 FIRST_STEPS, RESCORED_EVERY = 2, 4
 """Steps whose responses are scored again later, and how often: what the head makes of them by now
@@ -31,7 +31,9 @@ is how far its scale has moved."""
 
 Numbers = dict[str, np.ndarray]
 """By name, one row a step: `reward`, `gold`, `vanilla`, `length`, `filler` of each response
-(steps, 64); one number a step of the rest (steps,)."""
+(steps, 64); one number a step of the rest (steps,). `labels`: groups that got one."""
+Preferred = list[tuple[int, int] | None]
+"""Of each group the places of (winner, loser), where somebody outside said so."""
 
 
 def settings_of(arm: Arm, seed: int) -> MethodSettings | None:
@@ -77,11 +79,14 @@ class Rlhf:
         self._draw = torch.Generator().manual_seed(1_000_003 + seed + 1_009 * arm.draws)
         self._labels = torch.Generator().manual_seed(2_000_003 + seed)
         self._noise = torch.Generator().manual_seed(3_000_017 + seed)
+        self._mistakes = torch.Generator().manual_seed(4_000_037 + seed)
+        self._underway: deque[list[Group]] = deque()
+        self._unpaid: deque[tuple[Tensor, Tensor]] = deque()
         self._first: list[tuple[Batch, States | None, Tensor]] = []
         self._rescored = (0.0, 1.0)
         self._learner: Learner | None = None
         self._retrained = copy.deepcopy(start.proxy)
-        self._retraining = torch.optim.AdamW(self._retrained.parameters(), lr=RETRAIN_RATE)
+        self._retraining = torch.optim.AdamW(self._retrained.parameters(), lr=arm.retrain_rate)
         self._replay: list[tuple[Tensor, Tensor]] = []
         method = settings_of(arm, seed)
         if method is not None:
@@ -114,10 +119,15 @@ class Rlhf:
             kl_N = log_N - self._start.policy.log_probabilities(batch.tokens_NS).sum(1)
             vanilla_N = self._start.proxy.score(batch.rte_NR)[:, 0]
         states = self._attended(batch, behind_NS)
-        reward_N = self._reward(batch, states, gold_N)
+        preferred = self._prefer(gold_N)
+        reward_N = self._reward(batch, states, preferred)
         rescored = self._rescore(step, batch, states, reward_N)
-        self._improve(batch.tokens_NS, reward_N - self.arm.policy_kl * kl_N)
-        aligned = self._align(batch, gold_N)
+        if self.arm.reward == "labels":
+            self._pay(batch.tokens_NS, reward_N)
+        else:
+            paid_N = _paid(reward_N, preferred) if self.arm.paid else reward_N
+            self._improve(batch.tokens_NS, paid_N - self.arm.policy_kl * kl_N)
+        aligned = self._align(batch, preferred)
         unknown = float("nan")
         ratio, rho = aligned.spread_ratio, aligned.rank_correlation
         gain = aligned.feedback_gain
@@ -134,6 +144,7 @@ class Rlhf:
             "rank_correlation": unknown if rho is None else rho,
             "gre": unknown if aligned.gre is None else aligned.gre,
             "feedback_gain": unknown if gain is None else gain,
+            "labels": float(sum(pair is not None for pair in preferred)),
             "accepted": float(aligned.verdict == "accepted"),
             "rejected": float(aligned.verdict == "rejected"),
         }
@@ -146,12 +157,23 @@ class Rlhf:
         own_NSW = self._start.proxy.backbone.states(tokens_NS)
         return Batch(tokens_NS, lengths_N, last(own_NSW, lengths_N), _ragged(own_NSW, lengths_N))
 
+    def _prefer(self, gold_N: Tensor) -> Preferred:
+        """Best and worst of the groups that are labelled; where all are equal, neither is."""
+        labelled = torch.rand(GROUPS, generator=self._labels) < self.arm.labelled
+        mistaken = torch.rand(GROUPS, generator=self._mistakes) < self.arm.wrong
+        found: Preferred = []
+        for known, wrong, gold_K in zip(labelled, mistaken, gold_N.view(GROUPS, K), strict=True):
+            best, worst = int(gold_K.argmax()), int(gold_K.argmin())
+            pair = (worst, best) if wrong else (best, worst)
+            found.append(pair if known and gold_K.max() > gold_K.min() else None)
+        return found
+
     @torch.no_grad()
-    def _reward(self, batch: Batch, states: States | None, gold_N: Tensor) -> Tensor:
+    def _reward(self, batch: Batch, states: States | None, preferred: Preferred) -> Tensor:
         """In units of the first reward model's spread on the first policy's responses."""
         start = self._start
-        if self.arm.reward == "gold":
-            return (gold_N - start.gold_mean) / start.gold_spread
+        if self.arm.reward == "labels":
+            return _paid(torch.zeros(GROUPS * K), preferred)
         if self._learner is not None:
             r_N = self._learner.score(batch.rte_NR, states)
             omega = self._learner.method.omega.at(1)
@@ -166,34 +188,35 @@ class Rlhf:
         if step < FIRST_STEPS:
             self._first.append((batch, states, reward_N))
             rewards = [given_N for _, _, given_N in self._first]
-        elif self.arm.reward in ("proxy", "gold") or step % RESCORED_EVERY:
+        elif self.arm.reward in ("proxy", "labels") or step % RESCORED_EVERY:
             return self._rescored
         else:
-            rewards = [self._reward(one, theirs, given_N) for one, theirs, given_N in self._first]
+            rewards = [self._reward(one, theirs, []) for one, theirs, _ in self._first]
         reward_M = torch.cat(rewards)
         self._rescored = (float(reward_M.mean()), float(reward_M.std(correction=0)))
         return self._rescored
+
+    def _pay(self, tokens_NS: Tensor, reward_N: Tensor) -> None:
+        """The policy gets the labels that have arrived, for the responses of their time."""
+        self._unpaid.append((tokens_NS, reward_N))
+        if len(self._unpaid) > self.arm.late:
+            self._improve(*self._unpaid.popleft())
 
     def _improve(self, tokens_NS: Tensor, reward_N: Tensor) -> None:
         """One RLOO step: each response against the mean of its group's others."""
         reward_GK = reward_N.view(GROUPS, K)
         others_GK = (reward_GK.sum(1, keepdim=True) - reward_GK) / (K - 1)
-        advantage_N = (reward_GK - others_GK).flatten()
+        advantage_GK = reward_GK - others_GK
+        if self.arm.scaled:
+            advantage_GK = advantage_GK / (reward_GK.std(1, keepdim=True) + 1e-6)
+        advantage_N = advantage_GK.flatten()
         loss = -(advantage_N * self._policy.log_probabilities(tokens_NS).sum(1)).mean()
         self._optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._policy.parameters(), 1.0)
         self._optimizer.step()
 
-    def _align(self, batch: Batch, gold_N: Tensor) -> Aligned:
-        labelled = torch.rand(GROUPS, generator=self._labels) < self.arm.labelled
-        gold_GK = gold_N.view(GROUPS, K)
-        preferred = [
-            (int(gold_K.argmax()), int(gold_K.argmin()))
-            if known and gold_K.max() > gold_K.min()
-            else None
-            for known, gold_K in zip(labelled.tolist(), gold_GK, strict=True)
-        ]
+    def _align(self, batch: Batch, preferred: Preferred) -> Aligned:
         if self.arm.reward == "retrained":
             self._retrain(batch.tokens_NS, preferred)
         if self._learner is None:
@@ -208,9 +231,12 @@ class Rlhf:
             )
             for place in range(GROUPS)
         ]
-        return self._learner.align(groups)
+        self._underway.append(groups)
+        if len(self._underway) <= self.arm.late:
+            return Aligned("skipped")
+        return self._learner.align(self._underway.popleft())
 
-    def _retrain(self, tokens_NS: Tensor, preferred: list[tuple[int, int] | None]) -> None:
+    def _retrain(self, tokens_NS: Tensor, preferred: Preferred) -> None:
         """The same labels, and the same replay of them, for all weights of the reward model."""
         new = [
             (tokens_NS[place * K + pair[0]], tokens_NS[place * K + pair[1]])
@@ -240,6 +266,16 @@ class Rlhf:
         if kind == "noise":
             return [torch.randn(h_SP.shape, generator=self._noise) * h_SP.std() for h_SP in states]
         return states
+
+
+def _paid(reward_N: Tensor, preferred: Preferred) -> Tensor:
+    """The labels in place of the rewards of the groups that have one."""
+    reward_GK = reward_N.view(GROUPS, K).clone()
+    for reward_K, pair in zip(reward_GK, preferred, strict=True):
+        if pair is not None:
+            reward_K.zero_()
+            reward_K[pair[0]], reward_K[pair[1]] = 1.0, -1.0
+    return reward_GK.flatten()
 
 
 def _ragged(states_NSW: Tensor, lengths_N: Tensor) -> States:

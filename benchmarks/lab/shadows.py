@@ -19,12 +19,12 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import median
 from typing import cast
 
 import torch
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
 
 from bench.report import Table
 from lab import jobs, training
@@ -32,8 +32,8 @@ from lab.arms import LABELLED, WEAK, Arm
 from lab.learner import Aligned, Group, Learner, States
 from lab.models import WIDTH
 from lab.outcomes import Outcomes
-from lab.rlhf import Batch, K, Rlhf, settings_of
-from lab.stats import TooFewError, mean_of, paired
+from lab.rlhf import Batch, K, Preferred, Rlhf, settings_of
+from lab.stats import TooFewError, mean_of
 from r2m_service.domain import controls
 from r2m_service.domain.controls import Comparison
 from r2m_service.domain.method import ControlKind
@@ -41,6 +41,7 @@ from r2m_service.domain.method import ControlKind
 ARMS = (LABELLED, next(arm for arm in WEAK if arm.name == "weak-labelled-25"))
 KINDS: tuple[ControlKind, ...] = ("shuffled", "backbone", "none")
 SEEDS = 8
+VERDICTS = ("feedback_pays", "control_is_better")
 OwnStates = Callable[[], States]
 
 
@@ -55,7 +56,7 @@ class Shadowed:
         self.method, self.score = live.method, live.score
         self._live, self._shadows, self._own = live, shadows, own
         self.said = dict.fromkeys(shadows, Comparison())
-        self.history: dict[ControlKind, list[str]] = {kind: [] for kind in shadows}
+        self.history: dict[ControlKind, list[Comparison]] = {kind: [] for kind in shadows}
 
     def align(self, groups: Sequence[Group]) -> Aligned:
         """Ask both of each new label, then let both learn."""
@@ -70,7 +71,7 @@ class Shadowed:
             for head, group in zip(margins, theirs, strict=True):
                 self.said[kind] = self.said[kind].add(head, _margin(shadow, group))
             shadow.align(theirs)
-            self.history[kind].append(self.said[kind].verdict)
+            self.history[kind].append(self.said[kind])
         return self._live.align(groups)
 
 
@@ -114,9 +115,9 @@ class ShadowedRlhf(Rlhf):
         assert self._batch is not None
         return self._batch.own
 
-    def _align(self, batch: Batch, gold_N: Tensor) -> Aligned:
+    def _align(self, batch: Batch, preferred: Preferred) -> Aligned:
         self._batch = batch
-        return super()._align(batch, gold_N)
+        return super()._align(batch, preferred)
 
 
 def _shadow(kind: ControlKind, arm: Arm, start: training.Start, seed: int) -> Learner:
@@ -137,7 +138,7 @@ class Said:
     """A control at the end of a run.
 
     Attributes:
-        at: labels behind the first verdict that is one; None: there was none.
+        first: the first verdict that is one; at: the labels behind it. None: there was none.
     """
 
     control: str
@@ -146,6 +147,7 @@ class Said:
     difference: float
     low: float
     high: float
+    first: str | None
     at: int | None
 
 
@@ -161,11 +163,19 @@ def said_by(arm: Arm, seed: int, steps: int, out: Path) -> list[Said]:
     found: list[Said] = []
     for kind, sums in rlhf.shadowed.said.items():
         low, high = sums.interval or (-1.0, 1.0)
-        history = rlhf.shadowed.history[kind]
-        told = [step for step, one in enumerate(history) if one.endswith(("pays", "better"))]
-        share = (told[0] + 1) / len(history) if told else None
-        at = None if share is None else round(share * sums.pairs)
-        found.append(Said(kind, sums.verdict, sums.pairs, sums.difference or 0.0, low, high, at))
+        told = next((one for one in rlhf.shadowed.history[kind] if one.verdict in VERDICTS), None)
+        found.append(
+            Said(
+                control=kind,
+                verdict=sums.verdict,
+                pairs=sums.pairs,
+                difference=sums.difference or 0.0,
+                low=low,
+                high=high,
+                first=told.verdict if told else None,
+                at=told.pairs if told else None,
+            )
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(f".{os.getpid()}")
     scratch.write_text(json.dumps([asdict(one) for one in found]))
@@ -184,10 +194,15 @@ def _file(arm: Arm, seed: int, steps: int, out: Path) -> Path:
 
 
 def table(
-    seeds: int, steps: int, out: Path, workers: int, found: Outcomes, say: Console | None = None
+    seeds: Sequence[int],
+    steps: int,
+    out: Path,
+    workers: int,
+    found: Outcomes,
+    say: Console | None = None,
 ) -> Table:
     """What the controls said, beside what the arms of the main table came to."""
-    work = [(arm, seed) for seed in range(seeds) for arm in ARMS]
+    work = [(arm, seed) for seed in seeds for arm in ARMS]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         futures = [pool.submit(said_by, arm, seed, steps, out) for arm, seed in work]
         for _ in track(
@@ -202,25 +217,37 @@ def table(
         "shadows",
         "Controls: what a labelled run's own shadow arms say, and what the arms come to",
         ["run", "control", "labels", "accuracy, head less control", "feedback pays",
-         "no difference yet", "control is better", "first said at", "final gold, arm less arm",
-         "says"],
+         "no difference yet", "control is better", "first said at", "withdrawn",
+         "final gold, arm less arm", "says", "same sign"],
     )  # fmt: skip
     for arm in ARMS:
         for place, kind in enumerate(KINDS):
-            ours = [one[place] for (whose, _), one in zip(work, said, strict=True) if whose is arm]
-            made.rows.append([arm.name, f"`{kind}`", *_cells(ours), *_gold(found, arm, kind)])
+            ours = {
+                seed: one[place]
+                for (whose, seed), one in zip(work, said, strict=True)
+                if whose is arm
+            }
+            made.rows.append(
+                [
+                    arm.name,
+                    f"`{kind}`",
+                    *_cells(list(ours.values())),
+                    *_gold(found, arm, kind, ours),
+                ]
+            )
     made.notes.append(
-        f"{seeds} seeds. Accuracy: on each new label, before either learnt from it. First said at: "
-        "labels behind the first verdict, median over the runs that had one. Final gold: of "
-        "policies that each trained by one of the two arms, from the tables above, which nobody "
-        "has who trains one policy."
+        f"{len(seeds)} seeds. Accuracy: on each new label, before either learnt from it. First "
+        "said at: labels behind the first verdict, median over the runs that had one. Withdrawn: "
+        "runs with a verdict once that does not stand at the end. Final gold: of policies that "
+        "each trained by one of the two arms, from the tables above, which nobody has who trains "
+        "one policy; same sign: seeds in which both differences have it."
     )
     return made
 
 
 def _cells(ours: Sequence[Said]) -> list[str | float | None]:
     counts = Counter(one.verdict for one in ours)
-    at = sorted(one.at for one in ours if one.at is not None)
+    at = [one.at for one in ours if one.at is not None]
     mean = mean_of([100 * one.difference for one in ours])
     return [
         round(sum(one.pairs for one in ours) / len(ours)),
@@ -228,18 +255,20 @@ def _cells(ours: Sequence[Said]) -> list[str | float | None]:
         counts["feedback_pays"],
         counts["no_difference_yet"] + counts["too_few_pairs"],
         counts["control_is_better"],
-        at[len(at) // 2] if at else None,
+        round(median(at)) if at else None,
+        sum(one.first is not None and one.first != one.verdict for one in ours),
     ]
 
 
-def _gold(found: Outcomes, arm: Arm, kind: ControlKind) -> list[str | None]:
+def _gold(
+    found: Outcomes, arm: Arm, kind: ControlKind, said: Mapping[int, Said]
+) -> list[str | None]:
     other = arm.name.replace("labelled", kind)
-    seeds = sorted(found.get(arm.name, {}).keys() & found.get(other, {}).keys())
+    seeds = sorted(said.keys() & found.get(arm.name, {}).keys() & found.get(other, {}).keys())
+    apart = {seed: found[arm.name][seed].final - found[other][seed].final for seed in seeds}
     try:
-        difference = paired(
-            [found[arm.name][seed].final for seed in seeds],
-            [found[other][seed].final for seed in seeds],
-        )
+        mean = mean_of(list(apart.values()))
     except TooFewError:
-        return [None, None]
-    return [difference.shown(), difference.says]
+        return [None, None, None]
+    same = sum(apart[seed] * said[seed].difference > 0 for seed in seeds)
+    return [mean.shown(), mean.says, f"{same}/{len(seeds)}"]

@@ -6,13 +6,14 @@ A run is called by its gold alone, which no signal sees: *over-optimised* where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from bench.report import Table
+from lab.arms import SETS
 from lab.jobs import Runs
 from lab.outcomes import NOISE, SMOOTH, fall_from_peak, pair_accuracy, smooth
 from lab.rlhf import FIRST_STEPS, GROUPS, K, Numbers
@@ -261,6 +262,29 @@ def called(runs: Runs, learners: bool) -> Mapping[Kind, list[tuple[Numbers, int]
     return found
 
 
+def signals_tables(runs: Runs) -> list[Table]:
+    """Two tables: whose reward model stands still, and whose head learns.
+
+    Left out are the runs that nobody rewards, and those tuned to a learning rate.
+    """
+    ours = {name: seeds for name, seeds in runs.items() if name in _KNOWN}
+    fixed = {name: seeds for name, seeds in ours.items() if _KNOWN[name].reward == "proxy"}
+    learning = {name: seeds for name, seeds in ours.items() if name not in fixed}
+    return [
+        signals_table(fixed, name="signals", title="Signals, reward model standing still"),
+        signals_table(learning, name="signals-learning", title="Signals, head learning"),
+    ]
+
+
+_KNOWN = {
+    arm.name: arm
+    for name, arms in SETS.items()
+    if name != "tuning"
+    for arm in arms
+    if arm.reward != "labels"
+}
+
+
 def signals_table(runs: Runs, *, name: str, title: str) -> Table:
     """Each signal's hits, what they came too late for, and its false alarms."""
     table = Table(
@@ -282,7 +306,7 @@ def signals_table(runs: Runs, *, name: str, title: str) -> Table:
                 f"{len(hits)}/{len(bad)}",
                 None if lost is None else f"{lost:.0%}",
                 None if late is None else f"{late:+.0f}",
-                _rate(false, len(good)),
+                _rate(false, len(good), len({seed for _, seed in good})),
             ]
         )
     bad, good = all_runs["over-optimised"], all_runs["healthy"]
@@ -290,8 +314,10 @@ def signals_table(runs: Runs, *, name: str, title: str) -> Table:
         f"{len(bad)} over-optimised runs (they end more than {FALLEN:g} below their peak), "
         f"{len(good)} healthy ones (within {HELD:g} of it), called by the gold alone. Medians over "
         "the runs that were caught; in brackets the 95 % interval (Wilson) of the share of false "
-        "alarms. A signal that only a learning head has is asked of those alone."
+        "alarms, as if each seed were one run, since arms of a seed are kin. A signal that only a "
+        "learning head has is asked of those alone."
     )
+    table.notes.append(_by_arm(runs))
     if len(good) < FEWEST_HEALTHY:
         table.notes.append(
             f"**{len(good)} healthy runs are too few** to set a threshold by: "
@@ -300,18 +326,22 @@ def signals_table(runs: Runs, *, name: str, title: str) -> Table:
     return table
 
 
+def _by_arm(runs: Runs) -> str:
+    """Which healthy runs the alert's own signal is false in."""
+    watch = audited_gap(0.125, ALARM)
+    told: list[str] = []
+    for arm, seeds in runs.items():
+        good = [(run, seed) for seed, run in seeds.items() if kind_of(run) == "healthy"]
+        if good:
+            false = sum(watch(run, seed) is not None for run, seed in good)
+            told.append(f"`{arm}` {false}/{len(good)}")
+    return f"False at the gap, 12.5 % graded, alarm at {ALARM:g}, by arm: {', '.join(told)}."
+
+
 def _peak(run: Numbers) -> int:
     return int(smooth(run["gold"].mean(1)).argmax()) + SMOOTH - 1
 
 
-def _rate(false: int, count: int) -> str:
-    low, high = wilson(false, count)
+def _rate(false: int, count: int, seeds: int) -> str:
+    low, high = wilson(false * seeds / count, seeds)
     return f"{false}/{count} ({low:.0%}-{high:.0%})"
-
-
-def fixed_and_learning(runs: Runs, fixed: Sequence[str]) -> tuple[Runs, Runs]:
-    """Runs whose reward model stands still, and those whose head learns."""
-    return (
-        {name: seeds for name, seeds in runs.items() if name in fixed},
-        {name: seeds for name, seeds in runs.items() if name not in fixed},
-    )

@@ -3,42 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from bench.report import Cell, Table
 from lab.arms import SETS, Arm
 from lab.outcomes import KL_LEVELS, Outcomes
-from lab.stats import Mean, TooFewError, mean_of, paired
-
-QUESTIONS: tuple[tuple[str, str, str], ...] = (
-    ("Noise: the same arm with other samples", "frozen-again", "frozen"),
-    ("Does the paper's update hold the policy?", "paper", "frozen"),
-    ("- and does it matter whose states it sees?", "paper", "paper-shuffled"),
-    ("- and do the states help at all?", "paper", "paper-none"),
-    ("Does `guarded` hold it, without labels?", "guarded", "frozen"),
-    ("A policy KL instead", "frozen-kl", "frozen"),
-    ("Do labels on 25 % of the groups hold it?", "labelled-25", "frozen"),
-    ("- on 5 %?", "labelled-5", "frozen"),
-    ("- on 10 %?", "labelled-10", "frozen"),
-    ("- on 50 %?", "labelled-50", "frozen"),
-    ("- with `guarded` around them?", "guarded-25", "frozen"),
-    ("Policy's states over another sample's", "labelled-25", "shuffled-25"),
-    ("Policy's states over noise", "labelled-25", "noise-25"),
-    ("Policy's states over none (head alone)", "labelled-25", "none-25"),
-    ("Policy's states over the reward model's own", "labelled-25", "backbone-25"),
-    ("- at 5 %", "labelled-5", "backbone-5"),
-    ("- at 10 %", "labelled-10", "backbone-10"),
-    ("- at 50 %", "labelled-50", "backbone-50"),
-    ("The reward model's own over none", "backbone-25", "none-25"),
-    ("Retraining the whole reward model over `labelled`", "retrained-25", "labelled-25"),
-)
-WEAK_QUESTIONS: tuple[tuple[str, str, str], ...] = (
-    ("Do labels on 25 % hold it?", "weak-labelled-25", "weak-frozen"),
-    ("Policy's states over another sample's", "weak-labelled-25", "weak-shuffled-25"),
-    ("Policy's states over none", "weak-labelled-25", "weak-none-25"),
-    ("Policy's states over the reward model's own", "weak-labelled-25", "weak-backbone-25"),
-    ("Retraining over `labelled`", "weak-retrained-25", "weak-labelled-25"),
-)
+from lab.questions import difference
+from lab.stats import TooFewError, mean_of
 
 
 def main_table(
@@ -53,23 +24,24 @@ def main_table(
     table = Table(
         name,
         title,
-        ["arm", "seeds", "peak", "final", *(f"at KL {level:g}" for level in KL_LEVELS),
+        ["arm", "seeds", "labels", "peak", "final", *(f"at KL {level:g}" for level in KL_LEVELS),
          "pair accuracy", "final KL", "final − frozen", "wins"],
     )  # fmt: skip
     for arm in arms:
         runs = list(found[arm.name].values())
         against = "weak-frozen" if arm.start == "weak" else "frozen"
-        difference = _difference(found, arm.name, against) if arm.name != against else None
+        apart = difference(found, arm.name, against) if arm.name != against else None
         table.rows.append(
             [
                 arm.says,
                 len(runs),
-                *(_cell([getattr(run, key) for run in runs]) for key in ("peak", "final")),
+                round(sum(run.labels for run in runs) / len(runs)),
+                *(cell([getattr(run, key) for run in runs]) for key in ("peak", "final")),
                 *(_some([run.at_kl[level] for run in runs]) for level in KL_LEVELS),
                 _some([run.accuracy for run in runs]),
-                _cell([run.kl for run in runs], 0),
-                difference.shown() if difference else None,
-                f"{difference.positive}/{difference.count}" if difference else None,
+                cell([run.kl for run in runs], 0),
+                apart.shown() if apart else None,
+                f"{apart.positive}/{apart.count}" if apart else None,
             ]
         )
     table.notes.append(
@@ -77,40 +49,9 @@ def main_table(
         "± is half a 95 % interval over seeds (Student). At KL n: where the policy first was n "
         "nats away from its start; in brackets how many runs got there, if not all. Pair "
         "accuracy: of the reward, within groups, over the last 20 steps. Wins: seeds that end "
-        "above the frozen arm of the same seed."
-    )
-    return table
-
-
-def questions_table(
-    found: Outcomes,
-    questions: Iterable[tuple[str, str, str]] = QUESTIONS,
-    *,
-    name: str = "questions",
-    title: str = "Questions: differences of two arms on the same seeds",
-) -> Table:
-    """Paired differences, each with what it says."""
-    table = Table(
-        name, title, ["question", "final gold", "says", f"gold at KL {KL_LEVELS[1]:g}", "says"]
-    )
-    for question, ours, theirs in questions:
-        if ours not in found or theirs not in found:
-            continue
-        final = _difference(found, ours, theirs)
-        level = _difference_at(found, ours, theirs, KL_LEVELS[1])
-        table.rows.append(
-            [
-                f"{question} (`{ours}` − `{theirs}`)",
-                final.shown() if final else None,
-                final.says if final else "too few seeds",
-                level.shown() if level else None,
-                level.says if level else "too few seeds",
-            ]
-        )
-    table.notes.append(
-        "Difference of the two arms seed by seed, mean ± half a 95 % interval. `open`: the "
-        "interval holds zero, so these seeds cannot tell. Nothing is corrected for the number of "
-        "questions: of twenty, one may be called better or worse by chance."
+        "above the frozen arm of the same seed. Labels: groups that got one, of 8 a step: a policy "
+        "whose eight responses are equally good gets none for them, so what has collapsed is "
+        "told less."
     )
     return table
 
@@ -129,19 +70,19 @@ def sweep_table(found: Outcomes) -> Table:
             if name not in found:
                 continue
             runs = list(found[name].values())
-            difference = _difference(found, name, base) if name != base else None
+            apart = difference(found, name, base) if name != base else None
             table.rows.append(
                 [
                     f"`{name}`",
-                    _cell([run.peak for run in runs]),
-                    _cell([run.final for run in runs]),
-                    difference.shown() if difference else None,
-                    difference.says if difference else None,
+                    cell([run.peak for run in runs]),
+                    cell([run.final for run in runs]),
+                    apart.shown() if apart else None,
+                    apart.says if apart else None,
                 ]
             )
     table.notes.append(
-        "`labelled`'s own: lr 0.04/√(64·64) = 6.25e-4, Ω 0.6, no α (labelled pairs have BT "
-        "alone). `guarded`'s own: the same lr, α 0.3, KL weight 1. `paper` here: lr 1e-3, α 0.3. "
+        "`labelled`'s own: Ω 0.6, no α (labelled pairs have BT alone). `guarded`'s own: α 0.3, KL "
+        "weight 1. `paper` here: lr 1e-3, α 0.3. "
         "α 0 is without GRE, α 1 GRE alone."
     )
     return table
@@ -149,20 +90,22 @@ def sweep_table(found: Outcomes) -> Table:
 
 def _sorted(arms: Sequence[Arm]) -> list[Arm]:
     """Kin together: an arm whose words begin with a dash belongs to the one above it."""
-    order = ("frozen", "paper", "guarded", "labelled", "shuffled", "backbone", "none", "noise")
+    order = ("labelled", "shuffled", "noise", "backbone", "none", "retrained", "labels")
+    variants = ("", "again", "kl", "scaled", "paid", "wrong", "late")
 
-    def key(arm: Arm) -> tuple[int, float, int]:
-        family = arm.name.removeprefix("weak-").split("-")[0]
+    def key(arm: Arm) -> tuple[int, float, int, int]:
+        family, _, rest = arm.name.removeprefix("weak-").partition("-")
         kind = {"frozen": 0, "paper": 1, "guarded": 2}.get(family, 3)
-        place = order.index(family) if family in order else len(order)
         if kind < 3:
-            return kind, 0.0, [one.name for one in arms].index(arm.name)
-        return kind, arm.labelled, place
+            return kind, 0.0, 0, [one.name for one in arms].index(arm.name)
+        variant = variants.index(rest.partition("-")[2])
+        return kind, arm.labelled, variant, order.index(family)
 
     return sorted(arms, key=key)
 
 
-def _cell(values: Sequence[float], digits: int = 2) -> Cell:
+def cell(values: Sequence[float], digits: int = 2) -> Cell:
+    """Mean and half its 95 % interval, or that there are too few."""
     try:
         mean = mean_of(values)
     except TooFewError:
@@ -173,29 +116,5 @@ def _cell(values: Sequence[float], digits: int = 2) -> Cell:
 def _some(values: Sequence[float | None]) -> Cell:
     """Of runs that have the number: how many stands in brackets, if not all."""
     there = [value for value in values if value is not None and math.isfinite(value)]
-    cell = _cell(there)
-    return cell if len(there) == len(values) else f"{cell} ({len(there)})"
-
-
-def _difference(found: Outcomes, ours: str, theirs: str) -> Mean | None:
-    seeds = sorted(found[ours].keys() & found[theirs].keys())
-    try:
-        return paired(
-            [found[ours][seed].final for seed in seeds],
-            [found[theirs][seed].final for seed in seeds],
-        )
-    except TooFewError:
-        return None
-
-
-def _difference_at(found: Outcomes, ours: str, theirs: str, level: float) -> Mean | None:
-    differences = [
-        a - b
-        for seed in sorted(found[ours].keys() & found[theirs].keys())
-        if (a := found[ours][seed].at_kl[level]) is not None
-        and (b := found[theirs][seed].at_kl[level]) is not None
-    ]
-    try:
-        return mean_of(differences)
-    except TooFewError:
-        return None
+    said = cell(there)
+    return said if len(there) == len(values) else f"{said} ({len(there)})"

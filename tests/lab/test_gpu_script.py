@@ -48,6 +48,7 @@ def test_two_steps_with_a_judge(folders, tmp_path, arm):
     done = subprocess.run(
         [sys.executable, "-m", "lab.gpu", "--cpu", "--policy", folders / "policy", "--reward",
          folders / "reward", "--judge", folders / "judge", "--arm", arm, "--labelled", "1",
+         *(["--eval-judge", folders / "reward"] if arm == "frozen" else []),
          "--steps", "2", "--batch", "8", "--generations", "4", "--tokens", "6", "--width", "16",
          "--out", tmp_path],
         capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "benchmarks"},
@@ -57,6 +58,8 @@ def test_two_steps_with_a_judge(folders, tmp_path, arm):
     rows = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
     assert all("rewards/judge/mean" in row and "r2m/vanilla_reward" in row for row in rows)
+    assert all("kl" in row for row in rows)  # what arms are compared at
+    assert all(("rewards/eval_judge/mean" in row) == (arm == "frozen") for row in rows)
     verdict = "r2m/verdict/frozen" if arm == "frozen" else "r2m/verdict/accepted"
     assert rows[-1][verdict] == 1
     summary = json.loads((folder / "summary.json").read_text())

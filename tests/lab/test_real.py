@@ -151,6 +151,8 @@ def test_without_the_data_it_says_where_it_looked(monkeypatch, capsys, tmp_path)
     assert data.GROUPS_FILE in capsys.readouterr().err
     assert command.main(["--splits", "3"]) == 2
     assert "3 splits show nothing" in capsys.readouterr().err
+    assert command.main(["--steps", "1"]) == 2
+    assert "1 aligns show nothing" in capsys.readouterr().err
 
 
 def test_few_splits_have_no_numbers():
@@ -164,7 +166,7 @@ def test_the_whole_of_it(folder, models, tmp_path):
     """As `make lab-real`: processes of its own, a table, the numbers."""
     done = subprocess.run(
         [sys.executable, "-m", "lab.real", "--model", models[0], "--prompts", "18", "--pairs", "3",
-         "--splits", "5", "--steps", "2", "--groups", "4", "--workers", "2",
+         "--splits", "5", "--steps", "20", "--groups", "4", "--workers", "2",
          "--out", tmp_path / "out", "--cache", tmp_path / "cache"],
         capture_output=True, text=True, timeout=110,
         env=os.environ | {"PYTHONPATH": "benchmarks", data.VARIABLE: str(folder)},

@@ -7,9 +7,10 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from lab import __main__ as command
-from lab import evidence, jobs
-from lab.arms import FROZEN, LABELLED, PAPER
+from lab import evidence, jobs, tuning
+from lab.arms import FROZEN, LABELLED, PAPER, SETS, at_rate
 from lab.outcomes import outcome, outcomes, pair_accuracy, why_it_shows_nothing
+from lab.questions import questions_table
 from lab.rlhf import GROUPS, K
 from lab.signals import (
     audited_gap,
@@ -21,7 +22,7 @@ from lab.signals import (
     signals_table,
 )
 from lab.stats import TooFewError, mean_of, paired
-from lab.tables import main_table, questions_table
+from lab.tables import cell, main_table
 
 STEPS = 160
 
@@ -40,6 +41,7 @@ def made(*, gold, reward, seed=0, steps=STEPS, **more):
         "first_spread": np.ones(steps),
         "length": np.full((steps, GROUPS * K), 12.0) + draw.standard_normal((steps, GROUPS * K)),
         "filler": np.zeros((steps, GROUPS * K)),
+        "labels": np.full(steps, 2.0),
         "accepted": np.zeros(steps),
         "rejected": np.zeros(steps),
         "spread_ratio": np.full(steps, np.nan),
@@ -127,7 +129,13 @@ def test_a_lab_without_over_optimisation_says_so():
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [(["--seeds", "2"], "2 seeds"), (["--steps", "50"], "50 steps"), (["--workers", "0"], "0 w")],
+    [
+        (["--seeds", "2"], "2 seeds"),
+        (["--steps", "50"], "50 steps"),
+        (["--workers", "0"], "0 workers"),
+        (["--first-seed", "-1"], "-1 as the first seed"),
+        (["--seeds", "101"], "--seeds is at most 100"),
+    ],
 )
 def test_what_would_show_nothing_is_not_begun(arguments, words, tmp_path, capsys):
     assert command.main([*arguments, "--out", str(tmp_path)]) == 2
@@ -139,7 +147,7 @@ def test_what_would_show_nothing_is_not_begun(arguments, words, tmp_path, capsys
 
 def keep(out, arm, seed, run):
     """Put a run where the lab keeps finished ones."""
-    path = jobs.Job(arm, seed, STEPS).file(out)
+    path = jobs.Job(jobs.as_long(arm, STEPS), seed, STEPS).file(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         np.savez(file, **run)
@@ -148,7 +156,8 @@ def keep(out, arm, seed, run):
 @pytest.fixture
 def core(monkeypatch):
     arms = (FROZEN, PAPER, LABELLED)
-    monkeypatch.setitem(command.SETS, "core", arms)
+    monkeypatch.setitem(SETS, "core", arms)
+    monkeypatch.setattr(jobs, "make_run", None)  # all are kept: none is made
     return arms
 
 
@@ -180,6 +189,58 @@ def test_tables_plots_and_numbers_of_finished_runs(tmp_path, core, capsys, monke
     assert [table["name"] for table in summary["tables"]] == ["arms", "questions"]
 
 
+def test_what_is_not_reproduced_ends_so(tmp_path, core, capsys, monkeypatch):
+    """The same seeds, another world: the command fails, and says why."""
+    monkeypatch.setattr(evidence, "PUBLISHED", tmp_path / "published.json")
+    page = tmp_path / "evidence.md"
+    page.write_text("<!-- lab: begin -->\n<!-- lab: end -->\n")
+    monkeypatch.setattr(evidence, "PAGE", page)
+    monkeypatch.setattr(command, "IMAGES", tmp_path)
+    given = ["--seeds", "5", "--steps", str(STEPS), "--out", str(tmp_path), "--workers", "1"]
+    for arm in core:
+        for seed in range(5):
+            keep(tmp_path, arm, seed, fooled(seed))
+            keep(tmp_path, arm, seed + 50, fine(seed) if arm is not FROZEN else fooled(seed + 50))
+    assert command.main([*given, "--write"]) == 0
+    assert command.main(given) == 0
+    assert "It agrees with what is published" in capsys.readouterr().out
+    assert command.main([*given, "--first-seed", "50"]) == 1
+    assert "does not agree with what is published" in capsys.readouterr().out
+
+
+def test_learning_rates_are_chosen_on_other_seeds(tmp_path, core, monkeypatch, capsys):
+    """The best of four there; the arm's own is not run again."""
+    monkeypatch.setattr(evidence, "PUBLISHED", tmp_path / "published.json")
+    rates = (0.1, 0.2, 0.3, 0.4)  # the second is its own
+    monkeypatch.setattr(tuning, "RATES", ((LABELLED, rates), (PAPER, rates)))
+    best = {LABELLED.name: 0.4, PAPER.name: 0.2}
+    tried = [
+        (base, at_rate(base, r, f"{base.name}-lr{r:g}", ""), r)
+        for base in (LABELLED, PAPER)
+        for r in rates
+    ]
+    monkeypatch.setitem(SETS, "tuning", tuple(arm for _, arm, _ in tried))
+    for seed in range(5):
+        for arm in core:
+            keep(tmp_path, arm, seed, fooled(seed))
+        for base, arm, rate in tried:
+            keep(tmp_path, arm, 100 + seed, (fine if rate == best[base.name] else fooled)(seed))
+        keep(tmp_path, at_rate(LABELLED, 0.4, "labelled-25-tuned", ""), seed, fine(seed))
+    given = ["--seeds", "5", "--steps", str(STEPS), "--out", str(tmp_path), "--workers", "1"]
+    assert command.main([*given, "--sets", "tuning"]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    (shown,) = [table for table in summary["tables"] if table["name"] == "rates"]
+    chosen = {row[0]: row[5:] for row in shown["rows"]}
+    assert chosen["`labelled-25`"][0] == "0.4"
+    assert chosen["`paper`"][0] == "0.2"  # its own: as in the other tables
+    finals = {
+        n: [outcome(one(s)).final for s in range(5)]
+        for n, one in (("fine", fine), ("fooled", fooled))
+    }
+    assert chosen["`labelled-25`"][1] == cell(finals["fine"])
+    assert chosen["`paper`"][1] == cell(finals["fooled"])
+
+
 def test_tables_of_too_few_seeds_have_no_intervals():
     found = outcomes({"frozen": {s: fooled(s) for s in range(3)}, "paper": {0: fooled(9)}})
     text = main_table(found).text() + questions_table(found).text()
@@ -192,7 +253,9 @@ def test_published_numbers_are_compared(tmp_path, monkeypatch):
     page.write_text("before\n<!-- lab: begin -->\nwhat was there\n<!-- lab: end -->\nafter\n")
     monkeypatch.setattr(evidence, "PAGE", page)
     monkeypatch.setattr(evidence, "PUBLISHED", tmp_path / "published.json")
-    found = outcomes({"frozen": {s: fooled(s) for s in range(6)}})
+    found = outcomes(
+        {"frozen": {s: fooled(s) for s in range(6)}, "paper": {s: fooled(9 + s) for s in range(6)}}
+    )
     machine = dict.fromkeys(("date", "commit", "cpu", "python", "load_at_start"), "d")
     machine |= {"cores": 2, "memory_gib": 1.0, "compute_threads": 1, "packages": {}}
     assert evidence.against_published(found, STEPS) is None
@@ -201,9 +264,18 @@ def test_published_numbers_are_compared(tmp_path, monkeypatch):
     assert page.read_text().endswith("<!-- lab: end -->\nafter\n")
     assert "what was there" not in page.read_text()
     same = evidence.against_published(found, STEPS)
-    assert {row[-1] for row in same.rows} == {"yes"}
-    other = outcomes({"frozen": {s: fine(s) for s in range(6)}})
-    assert "NO" in {row[-1] for row in evidence.against_published(other, STEPS).rows}
+    assert {row[-1] for row in same.table.rows} == {"yes"}
+    assert {(row[0], row[1]) for row in same.table.rows} >= {
+        ("paper", "final"),
+        ("paper", "kl15"),
+        ("paper − frozen", "final, difference"),
+    }
+    assert same.reproduced
+    other = outcomes({arm: {s: fine(s) for s in range(6)} for arm in ("frozen", "paper")})
+    found_otherwise = evidence.against_published(other, STEPS)
+    assert "NO" in {row[-1] for row in found_otherwise.table.rows}
+    assert not found_otherwise.reproduced
+    assert "does not agree" in found_otherwise.table.text()
     assert evidence.against_published(found, STEPS + 1) is None
 
 

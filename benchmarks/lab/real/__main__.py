@@ -17,7 +17,7 @@ from bench.models import smollm2
 from bench.report import Table, machine_line, replace_between
 from lab.evidence import PAGE
 from lab.real import data
-from lab.real.arms import ARMS, GROUPS_A_STEP, STEPS
+from lab.real.arms import ARMS, GROUPS_A_STEP, SHORTEST, STEPS
 from lab.real.run import Found, Setting, TooLittleError, material, run_all
 from lab.real.tables import main_table, questions_table
 from lab.stats import FEWEST
@@ -37,13 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "lab")
     parser.add_argument("--model", type=Path, help="a causal LM's folder; default: SmolLM2-135M")
     parser.add_argument("--head", type=Path, help="its scoring head, if it has none of its own")
-    parser.add_argument("--steps", type=int, default=STEPS, help="aligns of each arm")
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help=f"aligns of each arm, at least {SHORTEST}"
+    )
     parser.add_argument("--groups", type=int, default=GROUPS_A_STEP, help="of each align")
     parser.add_argument("--write", action="store_true", help="docs/evidence.md, too")
     given = parser.parse_args(arguments)
-    if given.splits < FEWEST:
-        print(f"{given.splits} splits show nothing: at least {FEWEST}", file=sys.stderr)
-        return 2
+    for value, least, what in (
+        (given.splits, FEWEST, "splits"),
+        (given.steps, SHORTEST, "aligns"),
+    ):
+        if value < least:
+            print(f"{value} {what} show nothing: at least {least}", file=sys.stderr)
+            return 2
     try:
         folder = data.folder()
     except data.NoDataError as error:
@@ -68,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(f"({time.monotonic() - started:.0f} s so far)", file=sys.stderr)
     found = run_all(setting, given.splits, given.workers)
-    tables = [main_table(found, ARMS), questions_table(found)]
+    tables = [main_table(found, ARMS, given.steps), questions_table(found)]
     tables[0].notes.insert(
         0,
         f"{len(of.groups)} prompts of AlpacaEval, {data.K} responses each, GPT-4's preference as "

@@ -19,7 +19,7 @@ PARTS: Mapping[str, Callable[[Measured], float]] = {
 }
 
 
-def main_table(found: Found, arms: Sequence[Arm]) -> Table:
+def main_table(found: Found, arms: Sequence[Arm], steps: int = STEPS) -> Table:
     """One row an arm: accuracy after its aligns, and the change."""
     table = Table(
         "real",
@@ -48,7 +48,7 @@ def main_table(found: Found, arms: Sequence[Arm]) -> Table:
             ]
         )
     table.notes.append(
-        f"After {STEPS} aligns. ± is half a 95 % interval over splits, which share prompts: it is "
+        f"After {steps} aligns. ± is half a 95 % interval over splits, which share prompts: it is "
         "narrower than one over fresh prompts would be. Spread ratio and rank correlation are to "
         "version 0 at the same ω, on held-out groups."
     )

@@ -1,9 +1,10 @@
 """Controls: shadow arms that learn the same labels from less than the live head has.
 
 Each new outside label is asked of both *before* either learns from it (test, then train: Dawid
-1984), so the running difference is a fair one. People look at it after every step, so its interval
-holds at all looks at once: the asymptotic confidence sequence of Waudby-Smith et al. (arXiv
-2103.06476, Theorem 2.2), Robbins' normal mixture.
+1984). One thing is not even: the policy optimises against the head alone, and seeks out what the
+head gets wrong. So the difference leans against the head. People look at it after every step, so
+its interval holds at all looks at once: the asymptotic confidence sequence of Waudby-Smith et al.
+(arXiv 2103.06476, Theorem 2.2), Robbins' normal mixture.
 """
 
 from __future__ import annotations
