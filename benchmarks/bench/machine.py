@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import subprocess
+import tempfile
 from collections.abc import Generator
 from datetime import UTC, datetime
 from importlib import metadata
@@ -92,3 +93,13 @@ def _cpu() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def why_not_writable(folder: Path) -> list[str]:
+    """A sentence where nothing can be kept there; nobody should find that out after the work."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return []
+    except OSError as error:
+        return [f"--out {folder} cannot be written to: {error.strerror}"]

@@ -12,11 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench import machine
-from bench.machine import ROOT
+from bench.machine import ROOT, why_not_writable
 from bench.report import Table
 from lab import plots, shadows, study, tuning
 from lab.arms import SETS
 from lab.evidence import IMAGES, PAGE, against_published, publish
+from lab.jobs import DamagedError
 from lab.outcomes import SHORTEST
 from lab.stats import FEWEST
 from lab.study import SHADOWS, Plan
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help=f"beside the core; with their seeds: {seeds}")  # fmt: skip
     parser.add_argument("--shadows", action="store_true",
                         help=f"what a run's own controls would say ({shadows.SEEDS})")  # fmt: skip
-    parser.add_argument("--all", action="store_true", help="every set, and --shadows")
+    parser.add_argument("--all", action="store_true", help="every set but tuning, and --shadows")
     parser.add_argument(
         "--seeds", type=int, help=f"at least {FEWEST}; default: those of the sets, {SEEDS} for "
         "the core by itself"
@@ -63,13 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if value < least
     ]
     if given.seeds is not None and given.seeds > tuning.FIRST_SEED:
-        refused.append(f"--seeds is at most {tuning.FIRST_SEED}: then learning rates have theirs")
+        refused.append(
+            f"--seeds is at most {tuning.FIRST_SEED}: the seeds after those choose learning rates"
+        )
+    refused += why_not_writable(given.out)
     if refused:
         print("\n".join(refused), file=sys.stderr)
         return 2
-    counts = dict(ALL_SEEDS) if given.all or given.sets else {"core": SEEDS}
-    if not given.all and given.sets:
-        counts = {name: counts[name] for name in counts if name in ("core", *given.sets)}
+    named = {"core", *(given.sets or [])} | (set(ALL_SEEDS) - {"tuning"} if given.all else set())
+    counts = {name: seeds for name, seeds in ALL_SEEDS.items() if name in named}
+    if not (given.all or given.sets):
+        counts = {"core": SEEDS}
     if given.seeds is not None:
         counts = dict.fromkeys(counts, int(given.seeds))
     if given.all or given.shadows:
@@ -81,7 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         workers=given.workers,
         out=given.out,
     )
-    return run(plan, write=given.write)
+    try:
+        return run(plan, write=given.write)
+    except DamagedError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; what is finished is kept, and the same command goes on", file=sys.stderr)
+        return 130
 
 
 def run(plan: Plan, *, write: bool) -> int:

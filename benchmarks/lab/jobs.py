@@ -10,6 +10,7 @@ import ast
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -17,11 +18,13 @@ from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import SafetensorError
 
 from lab import arms, learner, models, rlhf, training, world
 from lab.arms import Arm
@@ -127,13 +130,29 @@ def run_all(jobs: Sequence[Job], out: Path, workers: int) -> None:
 def make_start(job: Job, out: Path) -> None:
     """The policy and the reward model of a run, in a process of its own."""
     torch.set_num_threads(1)
-    training.start_of(job.seed, job.arm.start, starts(out))
+    start_of(job, out)
+
+
+def start_of(job: Job, out: Path) -> training.Start:
+    """What a run begins with, from where it is kept.
+
+    Raises:
+        DamagedError: naming the folder.
+    """
+    folder = starts(out)
+    try:
+        return training.start_of(job.seed, job.arm.start, folder)
+    except SafetensorError as error:
+        raise DamagedError(
+            f"a policy or a reward model of seed {job.seed} in {folder} is damaged: delete it, and "
+            "it is made again"
+        ) from error
 
 
 def make_run(job: Job, out: Path) -> None:
     """One run, in a process of its own. The file appears when it is whole."""
     torch.set_num_threads(1)
-    start = training.start_of(job.seed, job.arm.start, starts(out))
+    start = start_of(job, out)
     try:
         numbers = Rlhf(job.arm, start, job.seed).run(job.steps)
     except Exception as error:
@@ -161,17 +180,38 @@ def starts(out: Path) -> Path:
 
 Runs = Mapping[str, Mapping[int, Numbers]]
 """By arm and seed."""
+NEEDED = {"reward", "gold", "kl", "labels"}
 Make = Callable[[Sequence[Job]], Runs]
 """Runs what is not there yet, and reads all of it."""
 
 
+class DamagedError(RuntimeError):
+    """A kept file cannot be read: a sentence for people."""
+
+
 def read(jobs: Sequence[Job], out: Path) -> Runs:
-    """The numbers of finished runs."""
+    """The numbers of finished runs.
+
+    Raises:
+        DamagedError: naming the file.
+    """
     found: dict[str, dict[int, Numbers]] = {}
     for job in jobs:
-        with np.load(job.file(out), allow_pickle=False) as kept:
-            found.setdefault(job.arm.name, {})[job.seed] = dict(kept)
+        path = job.file(out)
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+                run: Numbers = dict(kept)
+        except (BadZipFile, EOFError, ValueError, OSError, zlib.error) as error:
+            raise damaged(path) from error
+        if run.keys() < NEEDED or not np.isfinite(run.get("gold", np.nan)).all():
+            raise damaged(path)
+        found.setdefault(job.arm.name, {})[job.seed] = run
     return found
+
+
+def damaged(path: Path) -> DamagedError:
+    """What to say of a kept file that is not what was written."""
+    return DamagedError(f"{path} is damaged: delete it, and it is made again")
 
 
 def plan(names: Sequence[str], seeds: int, steps: int, first: int = 0) -> Iterator[Job]:

@@ -155,9 +155,12 @@ def said_by(arm: Arm, seed: int, steps: int, out: Path) -> list[Said]:
     """Of one run: read where it is kept, made where it is not."""
     path = _file(arm, seed, steps, out)
     if path.exists():
-        return [Said(**one) for one in json.loads(path.read_text())]
+        try:
+            return [Said(**one) for one in json.loads(path.read_text())]
+        except (ValueError, TypeError) as error:
+            raise jobs.damaged(path) from error
     torch.set_num_threads(1)
-    start = training.start_of(seed, arm.start, jobs.starts(out))
+    start = jobs.start_of(jobs.Job(arm, seed, steps), out)
     rlhf = ShadowedRlhf(arm, start, seed)
     rlhf.run(steps)
     found: list[Said] = []

@@ -467,9 +467,29 @@ def test_a_run_s_controls():
     assert (total.head_accuracy, total.accuracy, total.difference) == (0.5, 0.5, 0.0)
     assert (total.low, total.high, total.discordant) == (-1.0, 1.0, 2.0)
     assert total.bt == pytest.approx(np.logaddexp(0, [-4, 1]).mean())
+    with pytest.raises(InvalidRequest, match="judged by outside labels"):
+        client.update_run("mine", {"labels": "pseudo"})
     client.rollback("mine", to=2)
     (arm,) = client.align("mine", step=3, groups=[other], branch="b1").controls.arms
     assert (arm.pairs, arm.total.pairs) == (1, 2)
+
+
+def test_controls_of_states_that_stay_here():
+    client = FakeServer(length).client()
+    client.create_run(
+        "mine", policy_hidden_size=WIDTH, method={**METHOD, "controls": ["shuffled", "none"]}
+    )
+    sent = dataclasses.replace(group(), preferred=("g0", "g1"))
+    scored = client.score(sent.samples, run="mine", feedback="split")
+    answer = client.align("mine", step=1, groups=[sent], feedback="split", context=scored.context)
+    out, none = answer.controls.arms
+    assert (out.verdict, out.pairs, out.moved) == ("not_available", 0, False)
+    assert "stay with the trainer" in out.note
+    assert (none.pairs, none.total.pairs, none.moved) == (1, 1, True)
+    assert client.run("mine").live["controls"]["arms"][0]["total"] == {
+        "pairs": 0,
+        "discordant": 0.0,
+    }
 
 
 def test_verdicts_that_are_none():

@@ -153,6 +153,13 @@ def test_without_the_data_it_says_where_it_looked(monkeypatch, capsys, tmp_path)
     assert "3 splits show nothing" in capsys.readouterr().err
     assert command.main(["--steps", "1"]) == 2
     assert "1 aligns show nothing" in capsys.readouterr().err
+    for flag, what in (("groups", "groups of an align"), ("prompts",) * 2, ("pairs",) * 2):
+        assert command.main([f"--{flag}", "0"]) == 2
+        assert f"0 {what} show nothing" in capsys.readouterr().err
+    assert command.main(["--model", "/nope"]) == 2
+    assert "--model /nope: there is no such" in capsys.readouterr().err
+    assert command.main(["--out", "/proc/x"]) == 2
+    assert "--out /proc/x cannot be written to" in capsys.readouterr().err
 
 
 def test_few_splits_have_no_numbers():

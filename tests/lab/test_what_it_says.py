@@ -135,10 +135,11 @@ def test_a_lab_without_over_optimisation_says_so():
         (["--workers", "0"], "0 workers"),
         (["--first-seed", "-1"], "-1 as the first seed"),
         (["--seeds", "101"], "--seeds is at most 100"),
+        (["--out", "/dev/null/x"], "--out /dev/null/x cannot be written to"),
     ],
 )
 def test_what_would_show_nothing_is_not_begun(arguments, words, tmp_path, capsys):
-    assert command.main([*arguments, "--out", str(tmp_path)]) == 2
+    assert command.main(["--out", str(tmp_path), *arguments]) == 2
     said = capsys.readouterr()
     assert words in said.err
     assert said.out == ""
@@ -206,6 +207,32 @@ def test_what_is_not_reproduced_ends_so(tmp_path, core, capsys, monkeypatch):
     assert "It agrees with what is published" in capsys.readouterr().out
     assert command.main([*given, "--first-seed", "50"]) == 1
     assert "does not agree with what is published" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bad", [b"", b"PK no zip", b"text", "half", "others", "nan"])
+def test_a_damaged_kept_run_is_named(tmp_path, core, capsys, bad):
+    for arm in core:
+        for seed in range(5):
+            keep(tmp_path, arm, seed, fooled(seed))
+    path = jobs.Job(LABELLED, 2, STEPS).file(tmp_path)
+    if bad == "half":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif bad == "others":
+        keep(tmp_path, LABELLED, 2, {"reward": np.zeros(3)})
+    elif bad == "nan":
+        keep(tmp_path, LABELLED, 2, fooled(2) | {"gold": np.full((STEPS, GROUPS * K), np.nan)})
+    else:
+        path.write_bytes(bad)
+    given = ["--seeds", "5", "--steps", str(STEPS), "--out", str(tmp_path), "--workers", "1"]
+    assert command.main(given) == 2
+    assert f"{path} is damaged: delete it" in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_kept_nothing_is_begun(capsys):
+    assert command.main(["--out", "/proc/nothing"]) == 2
+    said = capsys.readouterr()
+    assert "--out /proc/nothing cannot be written to" in said.err
+    assert said.out == ""
 
 
 def test_learning_rates_are_chosen_on_other_seeds(tmp_path, core, monkeypatch, capsys):

@@ -171,6 +171,7 @@ def test_a_rejected_step_moves_and_counts_nothing(client, run_name):
     assert answer.verdict == "rejected"
     for arm in answer.controls.arms:
         assert (arm.pairs, arm.moved, arm.total.pairs) == (2, False, 0)
+        assert arm.note == "the step was not accepted: its labels are not counted"
     answer = client.align(run_name, step=2, groups=labelled(1))
     assert [arm.total.pairs for arm in answer.controls.arms] == [0, 0, 0]
 
@@ -259,8 +260,27 @@ def test_without_labels_it_says_what_is_missing(client, run_name):
     for arm in answer.controls.arms:
         assert (arm.verdict, arm.pairs, arm.moved) == ("too_few_pairs", 0, True)
         assert "no outside label has come" in arm.note
+        assert "audit_rate" in arm.note
     skipped = client.align(run_name, step=2, groups=[])
     assert (skipped.verdict, skipped.controls) == ("skipped", None)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ({"audit_rate": 1.0, "judge_share": 1.0}, "kept to judge with (judge_share)"),
+        ({"replay_groups": 0}, "give `preferred` with a group"),
+    ],
+)
+def test_labels_that_cannot_count_are_not_asked_for(client, run_name, method, words):
+    method = {**GUARDED, **method, "controls": ["none"]}
+    client.create_run(run_name, policy_hidden_size=WIDTH_P, method=method)
+    withheld = "judge_share" in method
+    sent = labelled(1) if withheld else groups(1)
+    answer = client.align(run_name, step=1, groups=sent)
+    assert answer.groups.withheld == 2 * withheld
+    (arm,) = answer.controls.arms
+    assert arm.note.endswith(words) if not withheld else words in arm.note
 
 
 def test_a_lone_group_takes_states_from_its_own_other_samples(exact, client, run_name):

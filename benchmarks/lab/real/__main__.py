@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench import machine
-from bench.machine import ROOT
+from bench.machine import ROOT, why_not_writable
 from bench.models import smollm2
 from bench.report import Table, machine_line, replace_between
 from lab.evidence import PAGE
@@ -46,10 +46,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for value, least, what in (
         (given.splits, FEWEST, "splits"),
         (given.steps, SHORTEST, "aligns"),
+        (given.groups, 1, "groups of an align"),
+        (given.prompts, 1, "prompts"),
+        (given.pairs, 1, "pairs"),
+        (given.workers, 1, "workers"),
     ):
         if value < least:
             print(f"{value} {what} show nothing: at least {least}", file=sys.stderr)
             return 2
+    missing = [
+        f"--{flag} {path}: there is no such folder or file"
+        for flag, path in (("model", given.model), ("head", given.head))
+        if path is not None and not path.exists()
+    ]
+    refused = [*missing, *why_not_writable(given.out), *why_not_writable(given.cache)]
+    if refused:
+        print("\n".join(refused), file=sys.stderr)
+        return 2
     try:
         folder = data.folder()
     except data.NoDataError as error:

@@ -36,15 +36,6 @@ ARMS = (
     LABELLED.but("noise-25", "- Gaussian noise", attended="noise"),
     LABELLED.but("backbone-25", "- the reward model's own states", attended="backbone"),
     LABELLED.but("none-25", "- no states: the scoring head alone", attended="none"),
-    *(
-        LABELLED.but(
-            f"none-25-{rate:g}",
-            f"- no states, learning rate {rate:g}",
-            attended="none",
-            method={"learning_rate": rate},
-        )
-        for rate in (1e-3, 1e-2)
-    ),
     LABELLED.but("labelled-50", "`labelled`, 50 %", labelled=0.50),
     LABELLED.but("labelled-100", "`labelled`, all of them", labelled=1.0),
     LABELLED.but("none-100", "- the scoring head alone", labelled=1.0, attended="none"),
@@ -61,7 +52,6 @@ QUESTIONS = (
     ("Does `guarded` help, without labels?", "guarded", None),
     ("Do labels on 25 % of the groups help?", "labelled-25", None),
     ("- more than on the scoring head alone?", "labelled-25", "none-25"),
-    ("- more than on that at 1e-2?", "labelled-25", "none-25-0.01"),
     ("- more than with another sample's states?", "labelled-25", "shuffled-25"),
     ("- more than with noise?", "labelled-25", "noise-25"),
     ("- more than with the reward model's own states?", "labelled-25", "backbone-25"),

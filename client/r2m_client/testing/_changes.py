@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from r2m_client.testing._answers import full_run_out
+from r2m_client.testing._controls import require_sense
 from r2m_client.testing._form import MAX_REASON, check_text, invalid
 from r2m_client.testing._method import Method
 from r2m_client.testing._settings import change
@@ -44,6 +45,7 @@ def update_run(world: World, request: dict[str, Any]) -> dict[str, Any]:
     method, detail = run.method, dict[str, Any]()
     if asked or frozen is None:
         method, detail = _changed(run.method, asked)
+        require_sense(method.controls, run.feedback, method.labels, "method.labels")
     if frozen is not None:
         set_frozen(run, request.get("reason"), frozen=frozen)
     if asked:

@@ -20,12 +20,20 @@ Pair = frozenset[str]
 FEWEST_PAIRS = 30
 SHARES = ("head_accuracy", "accuracy", "head_bt", "bt")
 NO_PAIR = (
-    "no outside label has come that neither had learnt from: give `preferred` with a group, or "
-    "labels of samples that are marked (audit_rate)"
+    "no outside label has come that neither had learnt from: give `preferred` with a group{late}"
 )
+LATE = ", or labels of samples that are marked (audit_rate)"
+WITHHELD = (
+    "the outside labels of this step are kept to judge with (judge_share), and controls are asked "
+    "those that are learnt from"
+)
+NOT_COUNTED = "the step was not accepted: its labels are not counted"
+SPLIT = "the hidden states stay with the trainer: another sample's are not here"
 
 
-def require_sense(controls: list[str], feedback: str, labels: str) -> None:
+def require_sense(
+    controls: list[str], feedback: str, labels: str, field: str = "method.controls"
+) -> None:
     """Refuse controls that could tell a run nothing.
 
     Raises:
@@ -45,9 +53,9 @@ def require_sense(controls: list[str], feedback: str, labels: str) -> None:
         )
     if controls and labels == "pseudo":
         raise invalid(
-            "controls are judged by outside labels, and a run with labels pseudo takes none: give "
-            "labels outside_first or outside_only, or leave the controls out",
-            "method.controls",
+            "controls are judged by outside labels, and a run with labels pseudo takes none: with "
+            "controls, labels are outside_first or outside_only",
+            field,
         )
 
 
@@ -55,34 +63,61 @@ def controls_of(run: Run, parent: Head, groups: Sorted, *, accepted: bool) -> di
     """The report of an align. Its interval is all there is: the fake never decides."""
     if not run.method.controls:
         return None
-    fresh = _fresh(parent, groups)
-    now = _sums(list(fresh.values()))
-    known: dict[str, Any] = parent.metrics.get("controls") or {"arms": [{"total": _total({})}]}
-    total = known["arms"][0]["total"]
+    fresh = list(_fresh(parent, groups).values())
+    known: dict[str, Any] = parent.metrics.get("controls") or {"arms": []}
+    totals = {one["control"]: one["total"] for one in known["arms"]}
+    arms = [
+        _arm(run, name, totals.get(name, _total({})), fresh, groups, accepted=accepted)
+        for name in run.method.controls
+    ]
+    return {"arms": arms}
+
+
+def _arm(
+    run: Run,
+    name: str,
+    total: dict[str, Any],
+    fresh: list[Rewards],
+    groups: Sorted,
+    *,
+    accepted: bool,
+) -> dict[str, Any]:
+    split = any(sample.hidden_states is None for group in groups.used for sample in group.samples)
+    if name == "shuffled" and split and run.feedback == "policy":
+        out = {"verdict": "not_available", "pairs": 0, "moved": False, "note": SPLIT}
+        return {"control": name, **out, "total": total}
+    now = _sums(fresh)
     if accepted and now:
         count = total["pairs"]
         total = _total(
             {
                 "pairs": count + now["pairs"],
                 "discordant": total["discordant"] + now["discordant"],
-                **{name: count * (total[name] or 0.0) + now[name] for name in SHARES},
+                **{key: count * total.get(key, 0.0) + now[key] for key in SHARES},
             }
         )
     found: dict[str, Any] = {
+        "control": name,
         "verdict": "too_few_pairs" if total["pairs"] < FEWEST_PAIRS else "no_difference_yet",
         "pairs": len(fresh),
-        "head_accuracy": now["head_accuracy"] / len(fresh) if fresh else None,
-        "accuracy": now["accuracy"] / len(fresh) if fresh else None,
         "moved": accepted,
         "total": total,
-        "note": "",
+        "note": _note(run, total["pairs"], groups, counted=bool(fresh)),
     }
-    if not total["pairs"] and not fresh:
-        found["note"] = NO_PAIR
-    elif 0 < total["pairs"] < FEWEST_PAIRS:
-        found["note"] = f"{total['pairs']} of the {FEWEST_PAIRS} pairs that a verdict takes"
-    arms = [{"control": name, **found} for name in run.method.controls]
-    return {"arms": arms}
+    if fresh:
+        found |= {key: now[key] / len(fresh) for key in ("head_accuracy", "accuracy")}
+    return found
+
+
+def _note(run: Run, pairs: int, groups: Sorted, *, counted: bool) -> str:
+    if pairs:
+        few = f"{pairs} of the {FEWEST_PAIRS} pairs that a verdict takes"
+        return few if pairs < FEWEST_PAIRS else ""
+    if counted:
+        return NOT_COUNTED
+    return (
+        WITHHELD if groups.withheld else NO_PAIR.format(late=LATE * bool(run.method.replay_groups))
+    )
 
 
 def asked_after(run: Run, parent: Head, groups: Sorted, *, accepted: bool) -> frozenset[Pair]:
@@ -126,15 +161,12 @@ def _sums(fresh: list[Rewards]) -> dict[str, float]:
 
 def _total(sums: dict[str, float]) -> dict[str, Any]:
     pairs = int(sums.get("pairs", 0))
-    shares = {name: sums[name] / pairs if pairs else None for name in SHARES}
-    return {
-        "pairs": pairs,
-        **shares,
-        "discordant": sums.get("discordant", 0.0),
-        "difference": (sums["head_accuracy"] - sums["accuracy"]) / pairs if pairs else None,
-        "low": -1.0 if pairs else None,
-        "high": 1.0 if pairs else None,
-    }
+    found: dict[str, Any] = {"pairs": pairs, "discordant": sums.get("discordant", 0.0)}
+    if pairs:
+        found |= {name: sums[name] / pairs for name in SHARES}
+        found["difference"] = (sums["head_accuracy"] - sums["accuracy"]) / pairs
+        found |= {"low": -1.0, "high": 1.0}
+    return found
 
 
 def _right(margin: float) -> float:

@@ -146,7 +146,13 @@ class Conclusion:
             anchors=judged.answer,
             anchors_step=next_anchors(context.state, context.step),
             evidence=evidence_out(update, results),
-            controls=controls_out(update, parent, accepted=decision.moves),
+            controls=controls_out(
+                update,
+                parent,
+                context.state.run.method,
+                accepted=decision.moves,
+                withheld=len(lesson.withheld),
+            ),
             advice=context.state.audit.advice,
             feedback_bytes=feedback.bytes or None,
         )

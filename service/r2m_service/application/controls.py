@@ -12,20 +12,30 @@ from typing import Any
 from r2m_service.application.align_job import ControlUpdate, Update
 from r2m_service.application.contract import ControlOut, ControlsOut, ControlTotal
 from r2m_service.domain.controls import FEWEST_PAIRS, Comparison
+from r2m_service.domain.method import MethodSettings
 from r2m_service.domain.runs import Head
 
 KEY = "controls"
 UNLABELLED = (
-    "no outside label has come that neither had learnt from: give `preferred` with a group, or "
-    "labels of samples that are marked (audit_rate)"
+    "no outside label has come that neither had learnt from: give `preferred` with a group{late}"
 )
+LATE = ", or labels of samples that are marked (audit_rate)"
+WITHHELD = (
+    "the outside labels of this step are kept to judge with (judge_share), and controls are asked "
+    "those that are learnt from"
+)
+NOT_COUNTED = "the step was not accepted: its labels are not counted"
 
 
-def controls_out(update: Update, parent: Head, *, accepted: bool) -> ControlsOut | None:
+def controls_out(
+    update: Update, parent: Head, method: MethodSettings, *, accepted: bool, withheld: int = 0
+) -> ControlsOut | None:
     """The report of an align; None for a run without controls, or where nothing was learnt.
 
     Args:
+        method: of the run.
         accepted: whether the candidate became live: its pairs count from then on.
+        withheld: groups whose labels are kept to judge with.
     """
     if not update.controls:
         return None
@@ -34,13 +44,20 @@ def controls_out(update: Update, parent: Head, *, accepted: bool) -> ControlsOut
     }
     return ControlsOut(
         arms=[
-            _arm(one, _comparison(before.get(one.control)), accepted=accepted)
+            _arm(
+                one,
+                _comparison(before.get(one.control)),
+                nothing=WITHHELD
+                if withheld
+                else UNLABELLED.format(late=LATE if method.replay_groups else ""),
+                accepted=accepted,
+            )
             for one in update.controls
         ],
     )
 
 
-def _arm(update: ControlUpdate, before: Comparison, *, accepted: bool) -> ControlOut:
+def _arm(update: ControlUpdate, before: Comparison, *, nothing: str, accepted: bool) -> ControlOut:
     now = Comparison()
     for margins in update.margins:
         if all(math.isfinite(one) for one in margins):
@@ -54,13 +71,13 @@ def _arm(update: ControlUpdate, before: Comparison, *, accepted: bool) -> Contro
         head_accuracy=_share(now.head, now.pairs),
         moved=update.moved and accepted,
         total=_total(total),
-        note=update.unavailable or _note(total, now),
+        note=update.unavailable or _note(total, now, nothing),
     )
 
 
-def _note(total: Comparison, now: Comparison) -> str:
+def _note(total: Comparison, now: Comparison, nothing: str) -> str:
     if not total.pairs:
-        return "" if now.pairs else UNLABELLED
+        return NOT_COUNTED if now.pairs else nothing
     if total.pairs < FEWEST_PAIRS:
         return f"{total.pairs} of the {FEWEST_PAIRS} pairs that a verdict takes"
     return ""

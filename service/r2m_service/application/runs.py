@@ -123,7 +123,7 @@ class Runs(Heads):
         if feedback != "none":
             self._require_size(policy.hidden_size, method.width)
         if "backbone" in method.controls:
-            self._require_size(info.hidden_size, method.width)
+            self._require_size(info.hidden_size, method.width, "the control backbone: ")
         return Run(
             name=request.run,
             key=uuid.uuid4().hex,
@@ -135,13 +135,13 @@ class Runs(Heads):
             truncation=request.truncation or "none",
         )
 
-    def _require_size(self, policy_width: int, inner: int) -> None:
+    def _require_size(self, policy_width: int, inner: int, whose: str = "") -> None:
         size = 2 * inner * (policy_width + self._engine.info.hidden_size) * FLOAT32_BYTES
         if size > self._max_head_bytes:
             raise Problem(
                 Code.INVALID_REQUEST,
-                f"a head of hidden size {policy_width} and width {inner} takes {size} bytes, this "
-                f"server allows {self._max_head_bytes}",
+                f"{whose}a head of hidden size {policy_width} and width {inner} takes {size} "
+                f"bytes, this server allows {self._max_head_bytes}",
                 field="method.width",
             )
 

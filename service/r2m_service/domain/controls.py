@@ -48,8 +48,8 @@ def why_senseless(
         )
     if labels == "pseudo":
         return (
-            "controls are judged by outside labels, and a run with labels pseudo takes none: give "
-            "labels outside_first or outside_only, or leave the controls out"
+            "controls are judged by outside labels, and a run with labels pseudo takes none: with "
+            "controls, labels are outside_first or outside_only"
         )
     return None
 
