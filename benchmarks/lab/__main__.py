@@ -35,24 +35,7 @@ ALL_SEEDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run arms and print what they show; 1 where they show nothing or other than published."""
-    parser = argparse.ArgumentParser(prog="lab", description=__doc__)
-    seeds = ", ".join(f"{name} ({count})" for name, count in ALL_SEEDS.items())
-    parser.add_argument("--sets", nargs="+", choices=SETS, metavar="SET",
-                        help=f"beside the core; with their seeds: {seeds}")  # fmt: skip
-    parser.add_argument("--shadows", action="store_true",
-                        help=f"what a run's own controls would say ({shadows.SEEDS})")  # fmt: skip
-    parser.add_argument("--all", action="store_true", help="every set but tuning, and --shadows")
-    parser.add_argument(
-        "--seeds", type=int, help=f"at least {FEWEST}; default: those of the sets, {SEEDS} for "
-        "the core by itself"
-    )  # fmt: skip
-    parser.add_argument("--first-seed", type=int, default=0,
-                        help="other seeds than the published ones: a replication")  # fmt: skip
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"at least {SHORTEST}")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "lab")
-    parser.add_argument("--write", action="store_true", help="docs/evidence.md, too")
-    given = parser.parse_args(arguments)
+    given = parser_of_sets().parse_args(arguments)
     refused = [
         f"{value} {name} would show nothing: at least {least} are needed"
         for value, name, least in (
@@ -94,6 +77,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; what is finished is kept, and the same command goes on", file=sys.stderr)
         return 130
+
+
+def parser_of_sets() -> argparse.ArgumentParser:
+    """The flags."""
+    parser = argparse.ArgumentParser(prog="lab", description=__doc__)
+    seeds = ", ".join(f"{name} ({count})" for name, count in ALL_SEEDS.items())
+    parser.add_argument("--sets", nargs="+", choices=SETS, metavar="SET",
+                        help=f"beside the core; with their seeds: {seeds}")  # fmt: skip
+    parser.add_argument("--shadows", action="store_true",
+                        help=f"what a run's own controls would say ({shadows.SEEDS})")  # fmt: skip
+    parser.add_argument("--all", action="store_true", help="every set but tuning, and --shadows")
+    parser.add_argument(
+        "--seeds", type=int, help=f"at least {FEWEST}; default: those of the sets, {SEEDS} for "
+        "the core by itself"
+    )  # fmt: skip
+    parser.add_argument("--first-seed", type=int, default=0,
+                        help="other seeds than the published ones: a replication")  # fmt: skip
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"at least {SHORTEST}")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "lab")
+    parser.add_argument("--write", action="store_true", help="docs/evidence.md, too")
+    return parser
 
 
 def run(plan: Plan, *, write: bool) -> int:

@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint
 import click
 import pytest
 
+from lab import __main__ as lab
 from lab import gpu
 from r2m_client.cli import KNOWN, main
 from r2m_service.settings import Settings
@@ -69,7 +70,8 @@ def test_flags_and_variables_of_a_page_exist(page):
     if page.name == "trainers.md":
         known |= OF_TRAINERS
     if page.name == "evidence.md":
-        known |= {*gpu.parser_of_arms()._option_string_actions, "--all"}  # of `make lab`
+        for parser in (gpu.parser_of_arms(), lab.parser_of_sets()):
+            known |= parser._option_string_actions.keys()
     if page.name == "tracing.md":
         known |= OF_TRACING
     if page.name == "deploy.md":

@@ -12,7 +12,7 @@ import torch
 from r2m.errors import Code, Problem
 from r2m_service.application.lookup import pruned
 from r2m_service.application.parsing import parse, read_json
-from r2m_service.domain.method import MethodSettings
+from r2m_service.domain.method import CHANGEABLE, MethodSettings
 from r2m_service.domain.runs import Head as HeadRow
 from r2m_service.journal.reader import JournalFolder
 from r2m_service.modeling.head import Head
@@ -125,18 +125,7 @@ class Session:
         return Head.from_bytes(self._blobs.get(head.weights))
 
 
-REPLAYED = frozenset(
-    {
-        "alpha",
-        "learning_rate",
-        "weight_decay",
-        "max_grad_norm",
-        "kl_weight",
-        "labels",
-        "omega",
-        "gate",
-    }
-)
+REPLAYED = CHANGEABLE - {"replay_groups", "audit_rate", "freeze_on_alarm"} | {"omega"}
 """Settings that say something to a replay: its groups are the recorded ones, its head the live one,
 without a run's controls."""
 
