@@ -22,7 +22,7 @@ from lab.outcomes import SHORTEST
 from lab.stats import FEWEST
 from lab.study import SHADOWS, Plan
 
-STEPS, SEEDS = 240, 6
+STEPS, SEEDS = 240, 5
 ALL_SEEDS = {
     "core": 12,
     "healthy": 12,
