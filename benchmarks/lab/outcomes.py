@@ -18,6 +18,8 @@ KL_LEVELS = (6.0, 15.0)
 reward model has begun to mislead."""
 NOISE = 0.5
 """How far below its own peak a run may end that lost nothing: the peak is the best of many."""
+FALLEN = 1.0
+"""How far below it a run has been over-optimised."""
 SHORTEST = 120
 """Steps below which no policy has gone far enough to be misled."""
 
@@ -120,12 +122,13 @@ def why_it_shows_nothing(runs: Runs, steps: int, frozen: str = "frozen") -> list
             f"{steps} steps: a policy is misled only after it has moved, which takes at least "
             f"{SHORTEST}"
         )
-    fall = mean_of([fall_from_peak(run) for run in seeds])
-    if fall.low <= NOISE:
+    falls = [fall_from_peak(run) for run in seeds]
+    misled = sum(fall > FALLEN for fall in falls)
+    if 2 * misled <= len(falls):
         found.append(
-            f"{frozen}: the reward model is not over-optimised: from its peak to the end the gold "
-            f"falls by {fall.shown()}, and up to {NOISE:g} may be noise; there is nothing that an "
-            "arm could be better at"
+            f"{frozen}: the reward model is not over-optimised: the gold ends more than {FALLEN:g} "
+            f"below its peak in {misled} of {len(falls)} seeds, more than half are asked for; "
+            "there is nothing that an arm could be better at"
         )
     ahead = mean_of([outcome(run).ahead for run in seeds])
     if ahead.low <= 0.5:

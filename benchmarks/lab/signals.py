@@ -15,13 +15,13 @@ import numpy as np
 from bench.report import Table
 from lab.arms import SETS
 from lab.jobs import Runs
-from lab.outcomes import NOISE, SMOOTH, fall_from_peak, pair_accuracy, smooth
+from lab.outcomes import FALLEN, NOISE, SMOOTH, fall_from_peak, pair_accuracy, smooth
 from lab.rlhf import FIRST_STEPS, GROUPS, K, Numbers
 from r2m.statistics import spearman, wilson
 from r2m_service.domain.audit import ALARM, BASELINE, WARN, WINDOW, AuditState
 from r2m_service.domain.audit import K as K_CUSUM
 
-FALLEN, HELD = 1.0, NOISE
+HELD = NOISE
 FEWEST_HEALTHY = 12
 AUDITS = (0.016, 0.0625, 0.125, 0.25, 1.0)
 """Shares of the groups whose samples are graded from outside."""

@@ -115,6 +115,10 @@ def test_a_lab_without_over_optimisation_says_so():
     assert why_it_shows_nothing({"frozen": {s: fooled(s) for s in range(5)}}, STEPS) == []
     healthy = why_it_shows_nothing({"frozen": {s: fine(s) for s in range(5)}}, STEPS)
     assert any("not over-optimised" in one for one in healthy)
+    mixed = {s: (fooled if s < 3 else fine)(s) for s in range(6)}
+    assert "in 3 of 6 seeds" in why_it_shows_nothing({"frozen": mixed}, STEPS)[0]
+    said = why_it_shows_nothing({"frozen": mixed | {6: fooled(6)}}, STEPS)
+    assert not any("not over-optimised" in one for one in said)
     flat = {s: made(gold=lambda x: 3 - x, reward=lambda x: 0, seed=s) for s in range(5)}
     assert any("run ahead" in one for one in why_it_shows_nothing({"frozen": flat}, STEPS)) is False
     honest = {s: made(gold=lambda x: 3 - x, reward=lambda x: -x, seed=s) for s in range(5)}
