@@ -15,7 +15,6 @@ from bench import machine
 from bench.machine import ROOT, why_not_writable
 from bench.report import Table
 from lab import plots, shadows, study, tuning
-from lab.arms import SETS
 from lab.evidence import IMAGES, PAGE, against_published, publish
 from lab.jobs import DamagedError
 from lab.outcomes import SHORTEST
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     named = {"core", *(given.sets or [])} | (set(ALL_SEEDS) - {"tuning"} if given.all else set())
     counts = {name: seeds for name, seeds in ALL_SEEDS.items() if name in named}
     if not (given.all or given.sets):
-        counts = {"core": SEEDS}
+        counts = {"quick": SEEDS}
     if given.seeds is not None:
         counts = dict.fromkeys(counts, int(given.seeds))
     if given.all or given.shadows:
@@ -83,14 +82,14 @@ def parser_of_sets() -> argparse.ArgumentParser:
     """The flags."""
     parser = argparse.ArgumentParser(prog="lab", description=__doc__)
     seeds = ", ".join(f"{name} ({count})" for name, count in ALL_SEEDS.items())
-    parser.add_argument("--sets", nargs="+", choices=SETS, metavar="SET",
+    parser.add_argument("--sets", nargs="+", choices=ALL_SEEDS, metavar="SET",
                         help=f"beside the core; with their seeds: {seeds}")  # fmt: skip
     parser.add_argument("--shadows", action="store_true",
                         help=f"what a run's own controls would say ({shadows.SEEDS})")  # fmt: skip
     parser.add_argument("--all", action="store_true", help="every set but tuning, and --shadows")
     parser.add_argument(
         "--seeds", type=int, help=f"at least {FEWEST}; default: those of the sets, {SEEDS} for "
-        "the core by itself"
+        "the quick look that is made without any flag"
     )  # fmt: skip
     parser.add_argument("--first-seed", type=int, default=0,
                         help="other seeds than the published ones: a replication")  # fmt: skip
