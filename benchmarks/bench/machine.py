@@ -95,11 +95,11 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def why_not_writable(folder: Path) -> list[str]:
+def why_not_writable(folder: Path, flag: str = "--out") -> list[str]:
     """A sentence where nothing can be kept there; nobody should find that out after the work."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return []
     except OSError as error:
-        return [f"--out {folder} cannot be written to: {error.strerror}"]
+        return [f"{flag} {folder} cannot be written to: {error.strerror}"]

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for flag, path in (("model", given.model), ("head", given.head))
         if path is not None and not path.exists()
     ]
-    refused = [*missing, *why_not_writable(given.out), *why_not_writable(given.cache)]
+    refused = [*missing, *why_not_writable(given.out), *why_not_writable(given.cache, "--cache")]
     if refused:
         print("\n".join(refused), file=sys.stderr)
         return 2
