@@ -113,20 +113,20 @@ class Rlhf:
     def _step(self, step: int) -> dict[str, np.ndarray | float]:
         batch = self._sample()
         gold_N = world.gold(batch.tokens_NS)
+        behind_NSW = self._policy.states(batch.tokens_NS)
+        log_N = self._policy.log_probabilities(batch.tokens_NS, behind_NSW).sum(1)
         with torch.no_grad():
-            behind_NS = self._policy.states(batch.tokens_NS)
-            log_N = self._policy.log_probabilities(batch.tokens_NS, behind_NS).sum(1)
             kl_N = log_N - self._start.policy.log_probabilities(batch.tokens_NS).sum(1)
             vanilla_N = self._start.proxy.score(batch.rte_NR)[:, 0]
-        states = self._attended(batch, behind_NS)
+        states = self._attended(batch, lambda: behind_NSW.detach())
         preferred = self._prefer(gold_N)
         reward_N = self._reward(batch, states, preferred)
         rescored = self._rescore(step, batch, states, reward_N)
-        if self.arm.reward == "labels":
-            self._pay(batch.tokens_NS, reward_N)
+        if self.arm.late and self.arm.reward == "labels":
+            self._pay_late(batch.tokens_NS, reward_N)
         else:
             paid_N = _paid(reward_N, preferred) if self.arm.paid else reward_N
-            self._improve(batch.tokens_NS, paid_N - self.arm.policy_kl * kl_N)
+            self._improve(log_N, paid_N - self.arm.policy_kl * kl_N)
         aligned = self._align(batch, preferred)
         unknown = float("nan")
         ratio, rho = aligned.spread_ratio, aligned.rank_correlation
@@ -178,7 +178,10 @@ class Rlhf:
             r_N = self._learner.score(batch.rte_NR, states)
             omega = self._learner.method.omega.at(1)
             return (r_N - omega * (start.mean - start.bias) - start.bias) / (omega * start.spread)
-        r_N = self._retrained(batch.tokens_NS, batch.lengths_N)
+        if self.arm.reward == "proxy":
+            r_N = start.proxy.score(batch.rte_NR)[:, 0]
+        else:
+            r_N = self._retrained(batch.tokens_NS, batch.lengths_N)
         return (r_N - start.mean) / start.spread
 
     def _rescore(
@@ -196,21 +199,26 @@ class Rlhf:
         self._rescored = (float(reward_M.mean()), float(reward_M.std(correction=0)))
         return self._rescored
 
-    def _pay(self, tokens_NS: Tensor, reward_N: Tensor) -> None:
+    def _pay_late(self, tokens_NS: Tensor, reward_N: Tensor) -> None:
         """The policy gets the labels that have arrived, for the responses of their time."""
         self._unpaid.append((tokens_NS, reward_N))
         if len(self._unpaid) > self.arm.late:
-            self._improve(*self._unpaid.popleft())
+            tokens_NS, reward_N = self._unpaid.popleft()
+            self._improve(self._policy.log_probabilities(tokens_NS).sum(1), reward_N)
 
-    def _improve(self, tokens_NS: Tensor, reward_N: Tensor) -> None:
-        """One RLOO step: each response against the mean of its group's others."""
+    def _improve(self, log_N: Tensor, reward_N: Tensor) -> None:
+        """One RLOO step: each response against the mean of its group's others.
+
+        Args:
+            log_N: log π of each response by the policy as it stands, with its graph.
+        """
         reward_GK = reward_N.view(GROUPS, K)
         others_GK = (reward_GK.sum(1, keepdim=True) - reward_GK) / (K - 1)
         advantage_GK = reward_GK - others_GK
         if self.arm.scaled:
             advantage_GK = advantage_GK / (reward_GK.std(1, keepdim=True) + 1e-6)
         advantage_N = advantage_GK.flatten()
-        loss = -(advantage_N * self._policy.log_probabilities(tokens_NS).sum(1)).mean()
+        loss = -(advantage_N * log_N).mean()
         self._optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._policy.parameters(), 1.0)
@@ -222,7 +230,7 @@ class Rlhf:
         if self._learner is None:
             return Aligned("skipped")
         with torch.no_grad():
-            states = self._attended(batch, self._policy.states(batch.tokens_NS))
+            states = self._attended(batch, lambda: self._policy.states(batch.tokens_NS))
         groups = [
             Group(
                 batch.rte_NR[place * K : (place + 1) * K],
@@ -253,14 +261,14 @@ class Rlhf:
         loss.backward()
         self._retraining.step()
 
-    def _attended(self, batch: Batch, policy_NSW: Tensor) -> States | None:
-        """What the arm's head attends to."""
+    def _attended(self, batch: Batch, policy: Callable[[], Tensor]) -> States | None:
+        """What the arm's head attends to; `policy` gives its states, h_NSW."""
         kind = self.arm.attended
         if kind == "none":
             return None
         if kind == "backbone":
             return batch.own
-        states = _ragged(policy_NSW, batch.lengths_N)
+        states = _ragged(policy(), batch.lengths_N)
         if kind == "shuffled":  # of the next group
             return [*states[K:], *states[:K]]
         if kind == "noise":

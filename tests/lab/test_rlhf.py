@@ -52,7 +52,7 @@ def test_another_samples_states_are_of_another_group(start):
     run = Rlhf(SHUFFLED, start, 0)
     batch = run._sample()
     marks = torch.arange(GROUPS * K).float()[:, None, None].expand(-1, world.PROMPT + 16, 4)
-    seen = [int(h[0, 0]) // K for h in run._attended(batch, marks)]
+    seen = [int(h[0, 0]) // K for h in run._attended(batch, lambda: marks)]
     own = [place // K for place in range(GROUPS * K)]
     assert all(a != b for a, b in zip(seen, own, strict=True))
     assert sorted(seen) == own
@@ -132,6 +132,7 @@ def test_scaled_advantages_do_not_know_the_reward_s_unit(start):
         run = Rlhf(ALL["frozen-scaled"], start, 7)
         tokens_NS = run._sample().tokens_NS
         reward_N = torch.randn(GROUPS * K, generator=torch.Generator().manual_seed(1))
-        run._improve(tokens_NS, scale * reward_N)
+        log_N = run._policy.log_probabilities(tokens_NS).sum(1)
+        run._improve(log_N, scale * reward_N)
         runs.append([p.detach().clone() for p in run._policy.parameters()])
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*runs, strict=True))

@@ -207,7 +207,8 @@ def test_what_is_not_reproduced_ends_so(tmp_path, core, capsys, monkeypatch):
         for seed in range(5):
             keep(tmp_path, arm, seed, fooled(seed))
             keep(tmp_path, arm, seed + 50, fine(seed) if arm is not FROZEN else fooled(seed + 50))
-    assert command.main([*given, "--write"]) == 0
+    monkeypatch.setattr(command, "PUBLISHED_SEEDS", {"core": 5})
+    assert command.main([*given[2:], "--published", "--write"]) == 0
     assert command.main(given) == 0
     assert "It agrees with what is published" in capsys.readouterr().out
     assert command.main([*given, "--first-seed", "50"]) == 1
@@ -231,6 +232,36 @@ def test_a_damaged_kept_run_is_named(tmp_path, core, capsys, bad):
     given = ["--seeds", "5", "--steps", str(STEPS), "--out", str(tmp_path), "--workers", "1"]
     assert command.main(given) == 2
     assert f"{path} is damaged: delete it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--write"],
+        ["--write", "--all"],
+        ["--write", "--sets", "more", "weak"],
+        ["--write", "--published", "--first-seed", "200"],
+        ["--published", "--seeds", "5"],
+    ],
+)
+def test_the_page_is_written_whole_or_not_at_all(tmp_path, core, capsys, given):
+    before = evidence.PAGE.read_bytes(), evidence.PUBLISHED.read_bytes()
+    assert command.main([*given, "--out", str(tmp_path)]) == 2
+    assert "--published" in capsys.readouterr().err
+    assert before == (evidence.PAGE.read_bytes(), evidence.PUBLISHED.read_bytes())
+
+
+def test_all_is_every_table_that_is_published(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(command, "run", lambda plan, write: made.append(plan.counts) or 0)
+    for given in (["--all"], ["--published"], [], ["--sets", "weak", "--shadows"], ["--shadows"]):
+        assert command.main([*given, "--out", str(tmp_path)]) == 0
+    every, published, quick, some, shadows = made
+    assert every.keys() == published.keys() == {*SETS, "shadows"} - {"quick"}
+    assert all(5 <= every[name] <= published[name] for name in every)
+    assert quick == {"quick": 5}
+    assert some == {name: published[name] for name in ("core", "weak", "shadows")}
+    assert shadows == {"quick": 5, "shadows": 8}
 
 
 def test_where_nothing_can_be_kept_nothing_is_begun(capsys):

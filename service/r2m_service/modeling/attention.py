@@ -43,38 +43,38 @@ class OnlinePool:
     def __init__(self, u_P: Tensor, z_P: Tensor | None = None) -> None:
         self._u_P = u_P
         self._z_P = z_P
-        self._maximum = u_P.new_full((), float("-inf"))
-        self._weight = u_P.new_zeros(())
-        self._context_P = torch.zeros_like(u_P)
-        self._moment_P = torch.zeros_like(u_P)
+        # None: no tokens yet. Most responses are one chunk, whose sums are nobody's to rescale.
+        self._maximum: Tensor | None = None
+        self._sums: list[Tensor] = []
         self._offset: Tensor | None = None
 
     def update(self, h_SP: Tensor) -> None:
         """Take the next tokens, in any floating dtype."""
         h_SP = h_SP.float()  # bf16 products on a CPU are several times slower than the cast
         logits_S = h_SP @ self._u_P
-        maximum = torch.maximum(self._maximum, logits_S.max())
-        shrink = torch.exp(self._maximum - maximum)
+        maximum, before = logits_S.max(), self._maximum
+        if before is not None:
+            maximum = torch.maximum(before, maximum)
         weights_S = torch.exp(logits_S - maximum)
-        self._maximum = maximum
-        self._weight = self._weight * shrink + weights_S.sum()
-        self._context_P = self._context_P * shrink + weights_S @ h_SP
+        sums = [weights_S.sum(), weights_S @ h_SP]
         if self._z_P is not None:
             projected_S = h_SP @ self._z_P
             if self._offset is None:
                 # j does not change when a constant is taken from every h_s·z, and the two terms
                 # that cancel are then smaller: less of the difference is lost in float32.
                 self._offset = projected_S.mean()
-            self._moment_P = (
-                self._moment_P * shrink + (weights_S * (projected_S - self._offset)) @ h_SP
-            )
+            sums.append((weights_S * (projected_S - self._offset)) @ h_SP)
+        if before is not None:
+            shrink = torch.exp(before - maximum)
+            sums = [old * shrink + new for old, new in zip(self._sums, sums, strict=True)]
+        self._maximum, self._sums = maximum, sums
 
     def finish(self) -> Pooled:
-        """The pooled vectors of all tokens seen. Non-finite inputs show in c."""
-        c_P = self._context_P / self._weight
+        """The pooled vectors of all tokens seen, one at least. Non-finite inputs show in c."""
+        c_P = self._sums[1] / self._sums[0]
         if self._z_P is None or self._offset is None:
             return Pooled(c_P, None)
-        j_P = self._moment_P / self._weight - (self._z_P @ c_P - self._offset) * c_P
+        j_P = self._sums[2] / self._sums[0] - (self._z_P @ c_P - self._offset) * c_P
         return Pooled(c_P, j_P)
 
 
