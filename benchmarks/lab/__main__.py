@@ -87,9 +87,8 @@ def _counts(given: argparse.Namespace) -> dict[str, int]:
         return PUBLISHED_SEEDS
     counts = ALL_SEEDS
     if not given.all:
-        named = {"core", *given.sets} if given.sets else {"quick"}
-        named |= {SHADOWS} if given.shadows else set[str]()
-        seeds = {"quick": SEEDS, **PUBLISHED_SEEDS}
+        seeds = PUBLISHED_SEEDS if given.sets else {**PUBLISHED_SEEDS, "core": SEEDS}
+        named = {"core", *(given.sets or []), *([SHADOWS] if given.shadows else [])}
         counts = {name: count for name, count in seeds.items() if name in named}
     return counts if given.seeds is None else dict.fromkeys(counts, int(given.seeds))
 
@@ -110,7 +109,7 @@ def parser_of_sets() -> argparse.ArgumentParser:
                         f"run's own controls would say ({shadows.SEEDS} seeds)")  # fmt: skip
     parser.add_argument(
         "--seeds", type=int, help=f"at least {FEWEST}; default: those of the sets, {SEEDS} for "
-        "the quick look that is made without any flag"
+        "the core by itself"
     )  # fmt: skip
     parser.add_argument("--first-seed", type=int, default=0,
                         help="other seeds than the published ones: a replication")  # fmt: skip

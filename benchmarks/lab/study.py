@@ -15,7 +15,7 @@ from lab.signals import signals_tables
 from lab.tables import main_table, sweep_table
 
 SHADOWS = "shadows"
-FROZEN_OF = {"quick": "frozen", "core": "frozen", "weak": "weak-frozen"}
+FROZEN_OF = {"core": "frozen", "weak": "weak-frozen"}
 """Sets that show nothing where their frozen reward model is not over-optimised."""
 WEAK = "with a reward model whose backbone knows little of the language"
 
@@ -25,7 +25,7 @@ class Plan:
     """What to run.
 
     Attributes:
-        counts: seeds of each set, `core` or `quick` first.
+        counts: seeds of each set, `core` first.
         first: the first seed.
     """
 
@@ -92,7 +92,7 @@ def _tuned(plan: Plan, found: Outcomes, make: jobs.Make) -> Outcomes:
 
 def _tables(plan: Plan, runs: Runs, found: Outcomes) -> list[Table]:
     counts = plan.counts
-    tables = [main_table(found, [one for one in ("quick", "core", "more") if one in counts])]
+    tables = [main_table(found, [one for one in ("core", "more") if one in counts])]
     tables.append(questions_table(found))
     if "tuning" in counts:
         tables.append(tuning.rates_table(found))

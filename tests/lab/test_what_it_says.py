@@ -162,7 +162,6 @@ def keep(out, arm, seed, run):
 def core(monkeypatch):
     arms = (FROZEN, PAPER, LABELLED)
     monkeypatch.setitem(SETS, "core", arms)
-    monkeypatch.setitem(SETS, "quick", arms)
     monkeypatch.setattr(jobs, "make_run", None)  # all are kept: none is made
     return arms
 
@@ -256,12 +255,12 @@ def test_all_is_every_table_that_is_published(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "run", lambda plan, write: made.append(plan.counts) or 0)
     for given in (["--all"], ["--published"], [], ["--sets", "weak", "--shadows"], ["--shadows"]):
         assert command.main([*given, "--out", str(tmp_path)]) == 0
-    every, published, quick, some, shadows = made
-    assert every.keys() == published.keys() == {*SETS, "shadows"} - {"quick"}
+    every, published, core, some, shadows = made
+    assert every.keys() == published.keys() == {*SETS, "shadows"}
     assert all(5 <= every[name] <= published[name] for name in every)
-    assert quick == {"quick": 5}
+    assert core == {"core": 5}
     assert some == {name: published[name] for name in ("core", "weak", "shadows")}
-    assert shadows == {"quick": 5, "shadows": 8}
+    assert shadows == {"core": 5, "shadows": 8}
 
 
 def test_where_nothing_can_be_kept_nothing_is_begun(capsys):
