@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from lab.training import Kind
 
-Attended = Literal["policy", "shuffled", "backbone", "noise", "none"]
-"""What the head attends to: the policy's states, another sample's, the reward model's own, Gaussian
-noise of the same size, nothing (`feedback: none`, the paper's iterative head)."""
+Attended = Literal["policy", "shuffled", "start", "backbone", "backbone-shuffled", "noise", "none"]
+"""What the head attends to: the policy's states, another sample's, those of the policy as it began,
+the reward model's own, those of another sample, Gaussian noise of the same size, nothing
+(`feedback: none`, the paper's iterative head)."""
 
 Reward = Literal["proxy", "learner", "retrained", "labels"]
 """Who rewards: the frozen reward model, an R2M head, the reward model trained on; or nobody, and
@@ -119,6 +120,9 @@ MORE = (
     BACKBONE.but("backbone-10", "- the reward model's own states", labelled=0.10),
     DIRECT.but("labels-10", DIRECT.says, labelled=0.10),
     LABELLED.but("labelled-25-again", "`labelled`, 25 %, run again with other samples", draws=1),
+    SHUFFLED.but("shuffled-25-again", "- another sample's states", draws=1),
+    BACKBONE.but("backbone-25-again", "- the reward model's own states", draws=1),
+    HEAD_ONLY.but("none-25-again", "- no states: the scoring head alone", draws=1),
     LABELLED.but("labelled-25-kl", "`labelled`, 25 %, policy KL 0.1", policy_kl=0.1),
     LABELLED.but("labelled-25-scaled", "`labelled`, 25 %, advantages scaled", scaled=True),
     HEAD_ONLY.but("none-25-scaled", "- no states, advantages scaled", scaled=True),
@@ -128,22 +132,30 @@ MORE = (
         scaled=True,
         paid=True,
     ),
+    DIRECT.but("labels-25-scaled", DIRECT.says + ", advantages scaled", scaled=True),
     LABELLED.but("labelled-25-wrong", "`labelled`, 25 %, three labels of ten swapped", wrong=0.3),
     DIRECT.but("labels-25-wrong", DIRECT.says + ", three of ten swapped", wrong=0.3),
     LABELLED.but("labelled-25-late", "`labelled`, 25 %, labels 40 steps late", late=40),
     DIRECT.but("labels-25-late", DIRECT.says + ", 40 steps late", late=40),
     LABELLED.but("labelled-50", "`labelled`, 50 %", labelled=0.50),
     BACKBONE.but("backbone-50", "- the reward model's own states", labelled=0.50),
-    LABELLED.but("noise-25", "`labelled`, 25 %, Gaussian noise for states", attended="noise"),
+    LABELLED.but("noise-25", "- Gaussian noise for states", attended="noise"),
+    LABELLED.but("start-25", "- states of the policy as it began", attended="start"),
+    LABELLED.but(
+        "strange-25", "- the reward model's own, of another sample", attended="backbone-shuffled"
+    ),
 )
 """The rest of the main table."""
 
 WEAK = tuple(
     arm.but(f"weak-{arm.name}", arm.says, start="weak")
     for arm in (
-        *(FROZEN, LABELLED, SHUFFLED, BACKBONE, HEAD_ONLY, RETRAINED),
+        *(FROZEN, LABELLED, SHUFFLED, BACKBONE, HEAD_ONLY, RETRAINED, DIRECT),
+        LABELLED.but("start-25", "- states of the policy as it began", attended="start"),
         FROZEN.but("frozen-kl", "frozen, policy KL 0.1", policy_kl=0.1),
         LABELLED.but("labelled-25-kl", "`labelled`, 25 %, policy KL 0.1", policy_kl=0.1),
+        BACKBONE.but("backbone-25-kl", "- the reward model's own states", policy_kl=0.1),
+        HEAD_ONLY.but("none-25-kl", "- no states: the scoring head alone", policy_kl=0.1),
     )
 )
 """A reward model whose backbone knows little: do the policy's states pay there?"""

@@ -14,6 +14,7 @@ Question = tuple[str, str, str]
 QUESTIONS: tuple[Question, ...] = (
     ("Noise: the same arm with other samples", "frozen-again", "frozen"),
     ("- and where a head learns", "labelled-25-again", "labelled-25"),
+    ("- its gain over frozen, run again", "labelled-25-again", "frozen-again"),
     ("Does the paper's update hold the policy, at 1e-3?", "paper", "frozen"),
     ("- at 1e-4?", "paper-1e-4", "frozen"),
     ("- at 1e-5?", "paper-1e-5", "frozen"),
@@ -33,16 +34,23 @@ QUESTIONS: tuple[Question, ...] = (
     ("- 10 %", "labelled-10", "frozen-kl"),
     ("- 5 %", "labelled-5", "frozen-kl"),
     ("Both over the KL alone", "labelled-25-kl", "frozen-kl"),
+    ("Both over the labels alone", "labelled-25-kl", "labelled-25"),
     ("Policy's states over another sample's", "labelled-25", "shuffled-25"),
+    ("- run again", "labelled-25-again", "shuffled-25-again"),
+    ("Policy's states over those of the policy as it began", "labelled-25", "start-25"),
     ("Policy's states over noise", "labelled-25", "noise-25"),
     ("Policy's states over none (head alone)", "labelled-25", "none-25"),
+    ("- run again", "labelled-25-again", "none-25-again"),
     ("- with advantages scaled", "labelled-25-scaled", "none-25-scaled"),
     ("Labels with advantages scaled", "labelled-25-scaled", "frozen-scaled"),
     ("Policy's states over the reward model's own", "labelled-25", "backbone-25"),
+    ("- run again", "labelled-25-again", "backbone-25-again"),
     ("- at 5 %", "labelled-5", "backbone-5"),
     ("- at 10 %", "labelled-10", "backbone-10"),
     ("- at 50 %", "labelled-50", "backbone-50"),
     ("The reward model's own over none", "backbone-25", "none-25"),
+    ("- run again", "backbone-25-again", "none-25-again"),
+    ("- over those of another sample", "backbone-25", "strange-25"),
     ("Retraining the whole reward model over `labelled`", "retrained-25", "labelled-25"),
     ("The labels given to the policy over `labelled`: 25 %", "labels-25", "labelled-25"),
     ("- 10 %", "labels-10", "labelled-10"),
@@ -50,7 +58,7 @@ QUESTIONS: tuple[Question, ...] = (
     ("- 25 %, three of ten swapped", "labels-25-wrong", "labelled-25-wrong"),
     ("- 25 %, 40 steps late", "labels-25-late", "labelled-25-late"),
     ("- over retraining", "labels-25", "retrained-25"),
-    ("- over both at once", "labels-25", "labelled-25-paid"),
+    ("- over both at once", "labels-25-scaled", "labelled-25-paid"),
     ("Both at once over `labelled` alone", "labelled-25-paid", "labelled-25-scaled"),
     ("Labels of which three in ten are swapped", "labelled-25-wrong", "frozen"),
     ("Labels that come 40 steps late", "labelled-25-late", "frozen"),
@@ -60,10 +68,20 @@ WEAK_QUESTIONS: tuple[Question, ...] = (
     ("A policy KL instead", "weak-frozen-kl", "weak-frozen"),
     ("Labels over that", "weak-labelled-25", "weak-frozen-kl"),
     ("Both over the KL alone", "weak-labelled-25-kl", "weak-frozen-kl"),
+    ("- with the reward model's own states", "weak-backbone-25-kl", "weak-frozen-kl"),
+    ("- with none", "weak-none-25-kl", "weak-frozen-kl"),
+    (
+        "- the policy's states over the reward model's own",
+        "weak-labelled-25-kl",
+        "weak-backbone-25-kl",
+    ),
+    ("- the policy's states over none", "weak-labelled-25-kl", "weak-none-25-kl"),
     ("Policy's states over another sample's", "weak-labelled-25", "weak-shuffled-25"),
+    ("Policy's states over those of the policy as it began", "weak-labelled-25", "weak-start-25"),
     ("Policy's states over none", "weak-labelled-25", "weak-none-25"),
     ("Policy's states over the reward model's own", "weak-labelled-25", "weak-backbone-25"),
     ("Retraining over `labelled`", "weak-retrained-25", "weak-labelled-25"),
+    ("The labels given to the policy over `labelled`", "weak-labels-25", "weak-labelled-25"),
 )
 TUNED_QUESTIONS: tuple[Question, ...] = (
     ("Policy's states over another sample's", "labelled-25-tuned", "shuffled-25-tuned"),
@@ -98,16 +116,23 @@ def questions_table(
                 f"{question} (`{ours}` − `{theirs}`)",
                 final.shown() if final else None,
                 final.says if final else "too few seeds",
-                level.shown() if level else None,
+                _of(level, final) if level else None,
                 level.says if level else "too few seeds",
             ]
         )
     table.notes.append(
         "Difference of the two arms seed by seed, mean ± half a 95 % interval. `open`: the "
-        "interval holds zero, so these seeds cannot tell. Nothing is corrected for the number of "
-        "questions: of twenty, one may be called better or worse by chance."
+        "interval holds zero, so these seeds cannot tell. In brackets how many seeds have both, "
+        "if not all: an arm that never goes that far is not there. Nothing is corrected for the "
+        "number of questions: of twenty, one may be called better or worse by chance."
     )
     return table
+
+
+def _of(level: Mean, final: Mean | None) -> str:
+    """With how many seeds got there, where not all did."""
+    all_did = final is not None and final.count == level.count
+    return level.shown() if all_did else f"{level.shown()} ({level.count})"
 
 
 def difference(found: Outcomes, ours: str, theirs: str) -> Mean | None:

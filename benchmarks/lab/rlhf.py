@@ -78,7 +78,7 @@ class Rlhf:
         self._optimizer = torch.optim.Adam(self._policy.parameters(), lr=POLICY_RATE)
         self._draw = torch.Generator().manual_seed(1_000_003 + seed + 1_009 * arm.draws)
         self._labels = torch.Generator().manual_seed(2_000_003 + seed)
-        self._noise = torch.Generator().manual_seed(3_000_017 + seed)
+        self._seed, self._at = seed, 0
         self._mistakes = torch.Generator().manual_seed(4_000_037 + seed)
         self._underway: deque[list[Group]] = deque()
         self._unpaid: deque[tuple[Tensor, Tensor]] = deque()
@@ -111,6 +111,7 @@ class Rlhf:
         return {key: np.array([row[key] for row in rows], np.float32) for key in rows[0]}
 
     def _step(self, step: int) -> dict[str, np.ndarray | float]:
+        self._at = step
         batch = self._sample()
         gold_N = world.gold(batch.tokens_NS)
         behind_NSW = self._policy.states(batch.tokens_NS)
@@ -268,12 +269,22 @@ class Rlhf:
             return None
         if kind == "backbone":
             return batch.own
+        if kind == "backbone-shuffled":
+            return _next_group(batch.own)
+        if kind == "start":
+            with torch.no_grad():
+                return _ragged(self._start.policy.states(batch.tokens_NS), batch.lengths_N)
         states = _ragged(policy(), batch.lengths_N)
-        if kind == "shuffled":  # of the next group
-            return [*states[K:], *states[:K]]
-        if kind == "noise":
-            return [torch.randn(h_SP.shape, generator=self._noise) * h_SP.std() for h_SP in states]
+        if kind == "shuffled":
+            return _next_group(states)
+        if kind == "noise":  # the same for whoever scores a step and who learns from it
+            draw = torch.Generator().manual_seed(3_000_017 + self._seed + 1_009 * self._at)
+            return [torch.randn(h_SP.shape, generator=draw) * h_SP.std() for h_SP in states]
         return states
+
+
+def _next_group(states: States) -> States:
+    return [*states[K:], *states[:K]]
 
 
 def _paid(reward_N: Tensor, preferred: Preferred) -> Tensor:

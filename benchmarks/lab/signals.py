@@ -175,10 +175,16 @@ def beyond(key: str, threshold: float, *, below: bool = False) -> Watch:
         values = run[key]
         if np.isnan(values).all():
             return None
-        filled = np.where(np.isnan(values), np.nanmean(values), values)
+        # A step without labels measures nothing: what was known before it stands.
+        known = np.flatnonzero(~np.isnan(values))
+        filled = values[
+            known[np.searchsorted(known, np.arange(known[0], len(values)), "right") - 1]
+        ]
+        if len(filled) < 5:
+            return None
         mean = np.convolve(filled, np.ones(5) / 5, "valid")
         fires = np.flatnonzero(mean < threshold if below else mean > threshold)
-        return int(fires[0]) + 4 if len(fires) else None
+        return int(known[0] + fires[0]) + 4 if len(fires) else None
 
     return watch
 

@@ -38,7 +38,7 @@ def main_table(
                 round(sum(run.labels for run in runs) / len(runs)),
                 *(cell([getattr(run, key) for run in runs]) for key in ("peak", "final")),
                 *(_some([run.at_kl[level] for run in runs]) for level in KL_LEVELS),
-                _some([run.accuracy for run in runs]),
+                None if arm.reward == "labels" else _some([run.accuracy for run in runs]),
                 cell([run.kl for run in runs], 0),
                 apart.shown() if apart else None,
                 f"{apart.positive}/{apart.count}" if apart else None,
@@ -90,7 +90,10 @@ def sweep_table(found: Outcomes) -> Table:
 
 def _sorted(arms: Sequence[Arm]) -> list[Arm]:
     """Kin together: an arm whose words begin with a dash belongs to the one above it."""
-    order = ("labelled", "shuffled", "noise", "backbone", "none", "retrained", "labels")
+    order = (
+        *("labelled", "shuffled", "start", "noise", "backbone", "strange", "none", "retrained"),
+        "labels",
+    )
     variants = ("", "again", "kl", "scaled", "paid", "wrong", "late")
 
     def key(arm: Arm) -> tuple[int, float, int, int]:

@@ -12,10 +12,10 @@ from support.models import TEMPLATE, save_reward_model
 
 from lab.real import __main__ as command
 from lab.real import data, embed
-from lab.real.arms import ARMS
+from lab.real.arms import ARMS, SWEPT
 from lab.real.data import Text
 from lab.real.study import Measured, Study, fit
-from lab.real.tables import main_table, questions_table
+from lab.real.tables import main_table, questions_table, rates_table
 
 WORDS = ["sea", "bread", "Paris", "dog", "quick", "lazy", "blue", "wide", "flour", "salt"]
 
@@ -126,7 +126,7 @@ def test_labels_teach_what_can_be_learnt(folder, models, tmp_path):
     study = Study(groups, pairs, found, data.split(groups, 0), 0)
     study.steps, study.groups_a_step = 6, 4
     before = study.vanilla()
-    for arm in ARMS:
+    for arm in (*ARMS, SWEPT[-1]):
         measured = study.run(arm)
         assert 0 <= measured.held_out <= 1
         assert 0 <= measured.people <= 1
@@ -164,7 +164,9 @@ def test_without_the_data_it_says_where_it_looked(monkeypatch, capsys, tmp_path)
 
 def test_few_splits_have_no_numbers():
     found = {name: {n: Measured(0.5, 0.5) for n in range(3)} for name in ("vanilla", "labelled-25")}
-    text = main_table(found, ARMS).text() + questions_table(found).text()
+    found[SWEPT[0].name] = found["labelled-25"]
+    made = main_table(found, ARMS), questions_table(found), rates_table(found)
+    text = "\n".join(table.text() for table in made)
     assert "too few" in text
     assert "±" not in text.split("After")[0]
 
@@ -183,6 +185,12 @@ def test_the_whole_of_it(folder, models, tmp_path):
     assert "labelled" in done.stdout
     kept = json.loads((tmp_path / "out" / "real.json").read_text())
     assert {len(splits) for splits in kept["arms"].values()} == {5}
+    rates = next(table for table in kept["tables"] if table["name"] == "real-rates")
+    assert [row[:2] for row in rates["rows"]][::4] == [
+        ["`labelled-25`", "1e-05"],
+        ["`backbone-25`", "1e-05"],
+        ["`none-25`", "1e-05"],
+    ]
     assert list((tmp_path / "cache").glob("*.safetensors"))
 
 

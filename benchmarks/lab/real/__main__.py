@@ -19,7 +19,7 @@ from lab.evidence import PAGE
 from lab.real import data
 from lab.real.arms import ARMS, GROUPS_A_STEP, SHORTEST, STEPS
 from lab.real.run import Found, Setting, TooLittleError, material, run_all
-from lab.real.tables import main_table, questions_table
+from lab.real.tables import main_table, questions_table, rates_table
 from lab.stats import FEWEST
 
 HEAD = ROOT / "examples" / "demo" / "head.safetensors"
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(f"({time.monotonic() - started:.0f} s so far)", file=sys.stderr)
     found = run_all(setting, given.splits, given.workers)
-    tables = [main_table(found, ARMS, given.steps), questions_table(found)]
+    tables = [main_table(found, ARMS, given.steps), questions_table(found), rates_table(found)]
     tables[0].notes.insert(
         0,
         f"{len(of.groups)} prompts of AlpacaEval, {data.K} responses each, GPT-4's preference as "

@@ -25,6 +25,8 @@ LABELLED = Arm(
     method={"profile": "labelled", "width": WIDTH},
     labelled=0.25,
 )
+BACKBONE = LABELLED.but("backbone-25", "- the reward model's own states", attended="backbone")
+HEAD_ONLY = LABELLED.but("none-25", "- no states: the scoring head alone", attended="none")
 ARMS = (
     PAPER,
     PAPER.but("paper-1e-4", "`paper`, 1e-4", method={"learning_rate": 1e-4}),
@@ -34,8 +36,8 @@ ARMS = (
     LABELLED,
     LABELLED.but("shuffled-25", "- another sample's states", attended="shuffled"),
     LABELLED.but("noise-25", "- Gaussian noise", attended="noise"),
-    LABELLED.but("backbone-25", "- the reward model's own states", attended="backbone"),
-    LABELLED.but("none-25", "- no states: the scoring head alone", attended="none"),
+    BACKBONE,
+    HEAD_ONLY,
     LABELLED.but("labelled-50", "`labelled`, 50 %", labelled=0.50),
     LABELLED.but("labelled-100", "`labelled`, all of them", labelled=1.0),
     LABELLED.but("none-100", "- the scoring head alone", labelled=1.0, attended="none"),
@@ -46,6 +48,13 @@ ARMS = (
         labelled=0.25,
     ),
 )
+SWEPT = tuple(
+    arm.but(f"{arm.name}-lr{rate:g}", arm.says, method={"learning_rate": rate})
+    for arm in (LABELLED, BACKBONE, HEAD_ONLY)
+    for rate in (1e-5, 1e-4, 1e-3, 1e-2)
+)
+"""With labels, at rates around their own, 0.04/√(256·576) = 1e-4: at that the bare head stays where
+it was, and is no comparison for those that moved."""
 QUESTIONS = (
     ("Do labels on all groups help?", "labelled-100", None),
     ("Does the paper's update help?", "paper-1e-4", None),

@@ -15,7 +15,7 @@ from rich.progress import track
 
 from lab.arms import Arm
 from lab.real import data
-from lab.real.arms import ARMS, GROUPS_A_STEP, STEPS
+from lab.real.arms import ARMS, GROUPS_A_STEP, STEPS, SWEPT
 from lab.real.embed import Embedded, embed
 from lab.real.study import Measured, Study
 
@@ -84,7 +84,8 @@ def material(setting: Setting, workers: int = 1) -> Material:
 
 def run_all(setting: Setting, splits: int, workers: int) -> Found:
     """Run them, with a bar."""
-    jobs: list[tuple[Arm | None, int]] = [(arm, n) for n in range(splits) for arm in (None, *ARMS)]
+    every = (None, *ARMS, *SWEPT)
+    jobs: list[tuple[Arm | None, int]] = [(arm, n) for n in range(splits) for arm in every]
     found: Found = {}
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(_run, setting, arm, n): (arm, n) for arm, n in jobs}
