@@ -34,6 +34,7 @@ class Outcome:
         accuracy: share of a group's pairs that the reward orders as the gold does, last steps.
         kl: at the end.
         labels: groups that were labelled.
+        start_accuracy: of the reward model it begins with, on pairs of people's responses.
         ahead: how far standardised rewards have run ahead of the standardised gold by the end.
     """
 
@@ -44,6 +45,7 @@ class Outcome:
     kl: float
     labels: int
     ahead: float
+    start_accuracy: float = float("nan")
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -66,6 +68,7 @@ def outcome(run: Numbers) -> Outcome:
         kl=float(kl[-1]),
         labels=int(run["labels"].sum()),
         ahead=_gain(run["reward"]) - _gain(run["gold"]),
+        start_accuracy=float(run.get("proxy_accuracy", np.nan)),
     )
 
 

@@ -22,6 +22,7 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 from lab.jobs import Runs  # noqa: E402
 from lab.outcomes import SMOOTH, smooth  # noqa: E402
+from lab.stats import half_of  # noqa: E402
 
 SHOWN = {
     "frozen": ("frozen reward model", "#444444", "-"),
@@ -64,7 +65,7 @@ def _gold_against_kl(runs: Runs) -> Any:
             continue
         root = np.sqrt(np.maximum(_curve(runs, arm, "kl").mean(0), 0))
         gold = _curve(runs, arm, "gold")
-        half = 1.96 * gold.std(0, ddof=1) / np.sqrt(len(gold))
+        half = gold.std(0, ddof=1) * half_of(1.0, len(gold))
         axes.plot(root, gold.mean(0), color=colour, ls=line, lw=1.6, label=label)
         axes.fill_between(root, gold.mean(0) - half, gold.mean(0) + half, color=colour, alpha=0.08)
     axes.set_xlabel("√KL of the policy to where it began (√nats)")

@@ -66,8 +66,14 @@ def mean_of(values: Sequence[float]) -> Mean:
     count = len(values)
     mean = math.fsum(values) / count
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    half = float(student.ppf(0.975, count - 1)) * math.sqrt(variance / count)
-    return Mean(mean, half, count, sum(value > 0 for value in values))
+    return Mean(
+        mean, half_of(math.sqrt(variance), count), count, sum(value > 0 for value in values)
+    )
+
+
+def half_of(deviation: float, count: int) -> float:
+    """Half a 95 % interval of a mean of `count` values with that standard deviation (1/(n − 1))."""
+    return float(student.ppf(0.975, count - 1)) * deviation / math.sqrt(count)
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float]) -> Mean:

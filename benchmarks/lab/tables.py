@@ -53,6 +53,12 @@ def main_table(
         "whose eight responses are equally good gets none for them, so what has collapsed is "
         "told less."
     )
+    begun = [run.start_accuracy for arm in arms[:1] for run in found[arm.name].values()]
+    if begun and all(map(math.isfinite, begun)):
+        table.notes.append(
+            f"The reward model that all begin with orders {sum(begun) / len(begun):.0%} of fresh "
+            "pairs of people's responses as the gold does."
+        )
     return table
 
 
@@ -61,7 +67,7 @@ def sweep_table(found: Outcomes) -> Table:
     table = Table(
         "sweeps",
         "Settings: final gold against the same arm with its own settings",
-        ["arm", "peak", "final", "difference", "says"],
+        ["arm", "seeds", "peak", "final", "difference", "says"],
     )
     bases = ("labelled-25", "backbone-25", "guarded", "paper")
     for base in bases:
@@ -74,6 +80,7 @@ def sweep_table(found: Outcomes) -> Table:
             table.rows.append(
                 [
                     f"`{name}`",
+                    len(runs),
                     cell([run.peak for run in runs]),
                     cell([run.final for run in runs]),
                     apart.shown() if apart else None,
@@ -83,7 +90,7 @@ def sweep_table(found: Outcomes) -> Table:
     table.notes.append(
         "`labelled`'s own: Ω 0.6, no α (labelled pairs have BT alone). `guarded`'s own: α 0.3, KL "
         "weight 1. `paper` here: lr 1e-3, α 0.3. "
-        "α 0 is without GRE, α 1 GRE alone."
+        "α 0 is without GRE, α 1 GRE alone. Differences are of the seeds that both have."
     )
     return table
 

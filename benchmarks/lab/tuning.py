@@ -53,11 +53,12 @@ def rates_table(found: Outcomes) -> Table:
         "Learning rates, chosen on other seeds: final gold",
         ["arm", "a third", "its own", "3 ×", "10 ×", "chosen", "then, on the other seeds"],
     )
-    tried, then = set[int](), set[int]()
+    tried, then, edges = set[int](), set[int](), 0
     for base, own, rate in best(found):
         tried |= _at(found, base, own).keys()
         then |= found[_tuned(base)].keys()
         rates = next(rates for arm, rates in RATES if arm is base)
+        edges += rate in (rates[0], rates[-1])
         table.rows.append(
             [
                 f"`{base.name}`",
@@ -69,7 +70,8 @@ def rates_table(found: Outcomes) -> Table:
     table.notes.append(
         f"Chosen by the mean of {len(tried)} seeds from {min(tried)} on, which are in no other "
         f"table; their own: heads 6.25e-4 = 0.04/√(64·64), retraining 1e-4. Then {len(then)} of "
-        "the other tables' seeds."
+        f"the other tables' seeds. {edges} of {len(table.rows)} arms chose the first or the last "
+        "of their four: what lies beyond was not tried."
     )
     return table
 

@@ -58,6 +58,32 @@ def test_another_samples_states_are_of_another_group(start):
     assert sorted(seen) == own
 
 
+def test_each_control_attends_to_what_its_name_says(start):
+    def policy():
+        return marks
+
+    runs = {name: Rlhf(ALL[name], start, 0) for name in ("start-25", "strange-25", "noise-25")}
+    batch = runs["start-25"]._sample()
+    marks = torch.randn(GROUPS * K, world.PROMPT + 16, 64)
+    began = start.policy.states(batch.tokens_NS)
+    lengths = batch.lengths_N.tolist()
+    for h, first, length in zip(
+        runs["start-25"]._attended(batch, policy), began, lengths, strict=True
+    ):
+        assert torch.equal(h, first[:length])
+        assert not h.requires_grad
+    strange = runs["strange-25"]._attended(batch, policy)
+    assert all(
+        torch.equal(a, b) for a, b in zip(strange, [*batch.own[K:], *batch.own[:K]], strict=True)
+    )
+    # Whoever scores a step and who learns from it see the same noise; the next step sees other.
+    noise = runs["noise-25"]
+    scored, learnt = (noise._attended(batch, policy) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(scored, learnt, strict=True))
+    noise._at += 1
+    assert not torch.equal(scored[0], noise._attended(batch, policy)[0])
+
+
 def test_labels_teach_the_policy_itself_more_than_the_start_knows(start):
     arm = ALL["labels-25"].but("all", "", labelled=1.0)
     run = Rlhf(arm, start, 5).run(20)

@@ -341,6 +341,17 @@ def test_published_numbers_are_compared(tmp_path, monkeypatch):
     assert evidence.against_published(found, STEPS + 1) is None
 
 
+def test_a_signal_knows_nothing_of_what_is_to_come():
+    """Steps without labels measure nothing; what came later must not stand in for them."""
+    ratio = np.full(STEPS, np.nan)
+    ratio[10:80:4], ratio[80:] = 1.0, 9.0
+    fires = beyond("spread_ratio", 2.0)(fooled(1) | {"spread_ratio": ratio}, 0)
+    assert fires == 80  # a fifth of 9 and four fifths of 1
+    late = np.full(STEPS, np.nan)
+    late[-3:] = 9.0
+    assert beyond("spread_ratio", 2.0)(fooled(1) | {"spread_ratio": late}, 0) is None
+
+
 def test_signals_by_hand():
     bad, good = fooled(1), fine(1)
     assert kind_of(bad) == "over-optimised"
