@@ -105,7 +105,9 @@ CORE = (FROZEN, PAPER, GUARDED, LABELLED, SHUFFLED, BACKBONE, HEAD_ONLY, RETRAIN
 
 MORE = (
     FROZEN.but("frozen-again", "frozen, run again with other samples", draws=1),
+    FROZEN.but("frozen-kl0.03", "frozen, policy KL 0.03", policy_kl=0.03),
     FROZEN.but("frozen-kl", "frozen, policy KL 0.1", policy_kl=0.1),
+    FROZEN.but("frozen-kl0.3", "frozen, policy KL 0.3", policy_kl=0.3),
     FROZEN.but("frozen-scaled", "frozen, advantages scaled by their group's spread", scaled=True),
     PAPER.but("paper-own", "`paper`, its own learning rate 1e-6", method={"learning_rate": 1e-6}),
     PAPER.but("paper-1e-5", "`paper`, learning rate 1e-5", method={"learning_rate": 1e-5}),
@@ -132,9 +134,15 @@ MORE = (
         scaled=True,
         paid=True,
     ),
+    LABELLED.but(
+        "labelled-25-once",
+        "`labelled`, 25 %, each label learnt from once",
+        method={"replay_groups": 0},
+    ),
     DIRECT.but("labels-25-scaled", DIRECT.says + ", advantages scaled", scaled=True),
     LABELLED.but("labelled-25-wrong", "`labelled`, 25 %, three labels of ten swapped", wrong=0.3),
     DIRECT.but("labels-25-wrong", DIRECT.says + ", three of ten swapped", wrong=0.3),
+    LABELLED.but("labelled-25-random", "`labelled`, 25 %, labels by a coin", wrong=0.5),
     LABELLED.but("labelled-25-late", "`labelled`, 25 %, labels 40 steps late", late=40),
     DIRECT.but("labels-25-late", DIRECT.says + ", 40 steps late", late=40),
     LABELLED.but("labelled-50", "`labelled`, 50 %", labelled=0.50),

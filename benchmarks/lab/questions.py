@@ -23,6 +23,8 @@ QUESTIONS: tuple[Question, ...] = (
     ("- and do the states help at all?", "paper", "paper-none"),
     ("Does `guarded` hold it, without labels?", "guarded", "frozen"),
     ("A policy KL instead", "frozen-kl", "frozen"),
+    ("- a weaker one", "frozen-kl0.03", "frozen"),
+    ("- a stronger one", "frozen-kl0.3", "frozen"),
     ("- the paper's update over that", "paper", "frozen-kl"),
     ("- `guarded` over that", "guarded", "frozen-kl"),
     ("Do labels on 25 % of the groups hold it?", "labelled-25", "frozen"),
@@ -60,7 +62,10 @@ QUESTIONS: tuple[Question, ...] = (
     ("- over retraining", "labels-25", "retrained-25"),
     ("- over both at once", "labels-25-scaled", "labelled-25-paid"),
     ("Both at once over `labelled` alone", "labelled-25-paid", "labelled-25-scaled"),
+    ("Labels learnt from again over learning from each once", "labelled-25", "labelled-25-once"),
+    ("- and once over none", "labelled-25-once", "frozen"),
     ("Labels of which three in ten are swapped", "labelled-25-wrong", "frozen"),
+    ("Labels by a coin", "labelled-25-random", "frozen"),
     ("Labels that come 40 steps late", "labelled-25-late", "frozen"),
 )
 WEAK_QUESTIONS: tuple[Question, ...] = (

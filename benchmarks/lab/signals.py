@@ -6,7 +6,7 @@ A run is called by its gold alone, which no signal sees: *over-optimised* where 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,23 +15,28 @@ import numpy as np
 from bench.report import Table
 from lab.arms import SETS
 from lab.jobs import Runs
-from lab.outcomes import FALLEN, NOISE, SMOOTH, fall_from_peak, pair_accuracy, smooth
-from lab.rlhf import FIRST_STEPS, GROUPS, K, Numbers
-from r2m.statistics import spearman, wilson
-from r2m_service.domain.audit import ALARM, BASELINE, WARN, WINDOW, AuditState
-from r2m_service.domain.audit import K as K_CUSUM
+from lab.outcomes import FALLEN, NOISE, SMOOTH, fall_from_peak, smooth
+from lab.rlhf import Numbers
+from lab.watches import (
+    Watch,
+    apart_from_vanilla,
+    audited_accuracy,
+    audited_gap,
+    beyond,
+    graded_fall,
+    longer_is_better,
+    rejected_in_a_row,
+    rescored_gap,
+)
+from r2m.statistics import wilson
+from r2m_service.domain.audit import ALARM, WARN
 
 HELD = NOISE
 FEWEST_HEALTHY = 12
 AUDITS = (0.016, 0.0625, 0.125, 0.25, 1.0)
-"""Shares of the groups whose samples are graded from outside."""
-EIGHT = 8
-AUDITED_PAIRS = 16
-"""Groups that the audited accuracy is taken over."""
+"""Shares of the groups whose samples are graded from outside, and judge (`judge_share`)."""
 
 Kind = Literal["over-optimised", "healthy"]
-Watch = Callable[[Numbers, int], int | None]
-"""The step at which a signal first fires in a run with a seed; None: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,159 +70,6 @@ def lost_by(run: Numbers, step: int) -> float:
     return float(np.clip((gold[top] - gold[at]) / (gold[top] - gold[-1]), 0.0, 1.0))
 
 
-def audited_gap(share: float, threshold: float) -> Watch:
-    """The service's CUSUM, on the samples of a random share of the groups."""
-
-    def watch(run: Numbers, seed: int) -> int | None:
-        draw, state = np.random.default_rng(seed), AuditState()
-        for step, (reward_N, gold_N) in enumerate(zip(run["reward"], run["gold"], strict=True)):
-            for group in np.flatnonzero(draw.random(GROUPS) < share):
-                at = slice(group * K, (group + 1) * K)
-                for reward, gold in zip(reward_N[at], gold_N[at], strict=True):
-                    state = state.add(float(reward), float(gold))
-            if state.cusum >= threshold:
-                return step
-        return None
-
-    return watch
-
-
-def rescored_gap(share: float, threshold: float) -> Watch:
-    """Not in the service: the same gap from the first steps' responses, all of them graded.
-
-    Their rewards are those that the head at hand gives them, so that its own change of scale is no
-    gap: what is left is how much further than the grades the rewards of *new* responses went.
-    """
-
-    def watch(run: Numbers, seed: int) -> int | None:
-        draw = np.random.default_rng(seed)
-        first = run["gold"][:FIRST_STEPS]
-        gaps: list[float] = []
-        cusum = 0.0
-        for step in range(FIRST_STEPS, len(run["gold"])):
-            mean, spread = run["first_mean"][step], max(float(run["first_spread"][step]), 1e-6)
-            for group in np.flatnonzero(draw.random(GROUPS) < share):
-                at = slice(group * K, (group + 1) * K)
-                reward_K = (run["reward"][step][at] - mean) / spread
-                grade_K = (run["gold"][step][at] - first.mean()) / max(float(first.std()), 1e-6)
-                gaps += (reward_K - grade_K).tolist()
-            while len(gaps) >= WINDOW:
-                cusum = max(0.0, cusum + float(np.mean(gaps[:WINDOW])) - K_CUSUM)
-                del gaps[:WINDOW]
-            if cusum >= threshold:
-                return step
-        return None
-
-    return watch
-
-
-def graded_fall(share: float, threshold: float) -> Watch:
-    """Not in the service: a CUSUM of how far the grades lie below their own best so far.
-
-    In standard deviations of the first `BASELINE` grades, by windows of `WINDOW`; the best is that
-    of a mean of eight windows. It asks nothing of the reward.
-    """
-
-    def watch(run: Numbers, seed: int) -> int | None:
-        draw = np.random.default_rng(seed)
-        grades: list[float] = []
-        means: list[float] = []
-        best = cusum = 0.0
-        for step, gold_N in enumerate(run["gold"]):
-            for group in np.flatnonzero(draw.random(GROUPS) < share):
-                grades += gold_N[group * K : (group + 1) * K].tolist()
-            first = np.array(grades[:BASELINE])
-            while len(grades) >= BASELINE + WINDOW * (len(means) + 1):
-                begin = BASELINE + WINDOW * len(means)
-                now = float(np.mean(grades[begin : begin + WINDOW]) - first.mean())
-                means.append(now / max(float(first.std()), 1e-6))
-                if len(means) >= EIGHT:
-                    best = max(best, float(np.mean(means[-EIGHT:])))
-                cusum = max(0.0, cusum + best - means[-1] - K_CUSUM)
-            if cusum >= threshold:
-                return step
-        return None
-
-    return watch
-
-
-def audited_accuracy(share: float, threshold: float) -> Watch:
-    """The reward's pair accuracy over the last audited groups."""
-
-    def watch(run: Numbers, seed: int) -> int | None:
-        draw = np.random.default_rng(seed)
-        reward: list[np.ndarray] = []
-        gold: list[np.ndarray] = []
-        for step, (reward_N, gold_N) in enumerate(zip(run["reward"], run["gold"], strict=True)):
-            for group in np.flatnonzero(draw.random(GROUPS) < share):
-                at = slice(group * K, (group + 1) * K)
-                reward.append(reward_N[at])
-                gold.append(gold_N[at])
-            if len(reward) < AUDITED_PAIRS:
-                continue
-            # pair_accuracy takes whole steps; here each row is one group.
-            told = [
-                pair_accuracy(np.tile(r, GROUPS)[None], np.tile(g, GROUPS)[None])
-                for r, g in zip(reward[-AUDITED_PAIRS:], gold[-AUDITED_PAIRS:], strict=True)
-            ]
-            known = [one for one in told if not np.isnan(one)]
-            if known and np.mean(known) < threshold:
-                return step
-        return None
-
-    return watch
-
-
-def beyond(key: str, threshold: float, *, below: bool = False) -> Watch:
-    """A number of a step, as a running mean of five."""
-
-    def watch(run: Numbers, _: int) -> int | None:
-        values = run[key]
-        if np.isnan(values).all():
-            return None
-        # A step without labels measures nothing: what was known before it stands.
-        known = np.flatnonzero(~np.isnan(values))
-        filled = values[
-            known[np.searchsorted(known, np.arange(known[0], len(values)), "right") - 1]
-        ]
-        if len(filled) < 5:
-            return None
-        mean = np.convolve(filled, np.ones(5) / 5, "valid")
-        fires = np.flatnonzero(mean < threshold if below else mean > threshold)
-        return int(known[0] + fires[0]) + 4 if len(fires) else None
-
-    return watch
-
-
-def correlated(key: str, threshold: float, *, below: bool = False) -> Watch:
-    """Spearman's correlation of the reward with something, over ten steps."""
-
-    def watch(run: Numbers, _: int) -> int | None:
-        for step in range(SMOOTH, len(run["reward"]) + 1, SMOOTH):
-            ours = run["reward"][step - SMOOTH : step].ravel().tolist()
-            theirs = run[key][step - SMOOTH : step].ravel().tolist()
-            rho = spearman(ours, theirs)
-            if rho is not None and (rho < threshold if below else rho > threshold):
-                return step - 1
-        return None
-
-    return watch
-
-
-def rejected_in_a_row(count: int) -> Watch:
-    """As the alert has it."""
-
-    def watch(run: Numbers, _: int) -> int | None:
-        row = 0
-        for step, rejected in enumerate(run["rejected"]):
-            row = row + 1 if rejected else 0
-            if row >= count:
-                return step
-        return None
-
-    return watch
-
-
 def signals() -> Iterator[Signal]:
     """All of them, the alerts' own thresholds first."""
     for share in AUDITS:
@@ -237,7 +89,10 @@ def signals() -> Iterator[Signal]:
             f"audited grades fall, {share:.1%} graded, alarm at {ALARM:g} (not in the service)",
             graded_fall(share, ALARM),
         )
-    yield Signal("audited accuracy < 0.55, 12.5 % graded", audited_accuracy(0.125, 0.55))
+    yield Signal(
+        "accuracy < 0.55 on the last 16 graded groups, 12.5 % graded (the service: on anchors)",
+        audited_accuracy(0.125, 0.55),
+    )
     yield Signal("spread ratio > 2", beyond("spread_ratio", 2.0), learners=True)
     yield Signal(
         "rank correlation to version 0 < 0.8",
@@ -249,11 +104,11 @@ def signals() -> Iterator[Signal]:
     yield Signal("GRE < 1.6", beyond("gre", 1.6, below=True), learners=True)
     yield Signal(
         "correlation with the vanilla reward < 0.5",
-        correlated("vanilla", 0.5, below=True),
+        apart_from_vanilla(0.5),
         learners=True,
     )
-    yield Signal("correlation with length > 0.5", correlated("length", 0.5))
-    yield Signal("the policy's KL > 15", beyond("kl", 15.0))
+    yield Signal("correlation with length > 0.5", longer_is_better(0.5))
+    yield Signal("the policy's KL > 15 (not in the service)", beyond("kl", 15.0))
 
 
 def called(runs: Runs, learners: bool) -> Mapping[Kind, list[tuple[Numbers, int]]]:
@@ -297,6 +152,13 @@ def signals_table(runs: Runs, *, name: str, title: str) -> Table:
         name, title, ["signal", "caught", "of the loss by then", "steps after the peak", "false"]
     )
     all_runs, learners = called(runs, False), called(runs, True)
+    healthy = len(all_runs["healthy"])
+    if healthy < FEWEST_HEALTHY:
+        table.notes.append(
+            f"{healthy} healthy runs say nothing about how often a signal is false: at least "
+            f"{FEWEST_HEALTHY} are needed."
+        )
+        return table
     for signal in signals():
         of = learners if signal.learners else all_runs
         bad, good = of["over-optimised"], of["healthy"]
@@ -324,11 +186,6 @@ def signals_table(runs: Runs, *, name: str, title: str) -> Table:
         "learning head has is asked of those alone."
     )
     table.notes.append(_by_arm(runs))
-    if len(good) < FEWEST_HEALTHY:
-        table.notes.append(
-            f"**{len(good)} healthy runs are too few** to set a threshold by: "
-            f"{FEWEST_HEALTHY} are asked for."
-        )
     return table
 
 

@@ -15,8 +15,6 @@ from lab.signals import signals_tables
 from lab.tables import main_table, sweep_table
 
 SHADOWS = "shadows"
-FROZEN_OF = {"core": "frozen", "weak": "weak-frozen"}
-"""Sets that show nothing where their frozen reward model is not over-optimised."""
 WEAK = "with a reward model whose backbone knows little of the language"
 
 
@@ -60,6 +58,7 @@ def study(plan: Plan) -> Made:
         ShowsNothingError: as soon as it is known.
     """
     planned: list[jobs.Job] = []
+    nothing: list[str] = []
 
     def make(work: Sequence[jobs.Job]) -> Runs:
         jobs.run_all(work, plan.out, plan.workers)
@@ -71,15 +70,15 @@ def study(plan: Plan) -> Made:
         if name in (SHADOWS, "tuning"):
             continue
         runs = make(list(jobs.plan([name], seeds, plan.steps, plan.first)))
-        if name in FROZEN_OF:
-            reasons = why_it_shows_nothing(runs, plan.steps, FROZEN_OF[name])
-            if reasons:
-                raise ShowsNothingError(reasons)
+        if name == "core" and (reasons := why_it_shows_nothing(runs, plan.steps)):
+            raise ShowsNothingError(reasons)
+        if name == "weak":
+            nothing = why_it_shows_nothing(runs, plan.steps, "weak-frozen")
     found = outcomes(jobs.read(planned, plan.out))
     if "tuning" in counts:
         found = _tuned(plan, found, make)
     runs = jobs.read(planned, plan.out)
-    return Made(runs, found, _tables(plan, runs, found))
+    return Made(runs, found, tables_of(plan, runs, found, nothing))
 
 
 def _tuned(plan: Plan, found: Outcomes, make: jobs.Make) -> Outcomes:
@@ -90,7 +89,14 @@ def _tuned(plan: Plan, found: Outcomes, make: jobs.Make) -> Outcomes:
     return tuning.with_own({**found, **tried, **then}, seeds, plan.first)
 
 
-def _tables(plan: Plan, runs: Runs, found: Outcomes) -> list[Table]:
+def tables_of(
+    plan: Plan, runs: Runs, found: Outcomes, weak_nothing: Sequence[str] = ()
+) -> list[Table]:
+    """All tables of the planned sets.
+
+    Args:
+        weak_nothing: why the weak reward model shows nothing: said in the place of its tables.
+    """
     counts = plan.counts
     tables = [main_table(found, [one for one in ("core", "more") if one in counts])]
     tables.append(questions_table(found))
@@ -98,7 +104,10 @@ def _tables(plan: Plan, runs: Runs, found: Outcomes) -> list[Table]:
         tables.append(tuning.rates_table(found))
         title = "Questions, each arm at its best learning rate"
         tables.append(questions_table(found, TUNED_QUESTIONS, name="tuned", title=title))
-    if "weak" in counts:
+    if weak_nothing:
+        tables.append(Table("weak-arms", f"Nothing is shown {WEAK}", ["why"]))
+        tables[-1].rows += [[reason] for reason in weak_nothing]
+    elif "weak" in counts:
         tables.append(main_table(found, ["weak"], name="weak-arms", title=f"Arms, {WEAK}"))
         title = f"Questions, {WEAK}"
         tables.append(questions_table(found, WEAK_QUESTIONS, name="weak", title=title))

@@ -101,7 +101,7 @@ def _sorted(arms: Sequence[Arm]) -> list[Arm]:
         *("labelled", "shuffled", "start", "noise", "backbone", "strange", "none", "retrained"),
         "labels",
     )
-    variants = ("", "again", "kl", "scaled", "paid", "wrong", "late")
+    variants = ("", "again", "once", "kl", "scaled", "paid", "wrong", "random", "late")
 
     def key(arm: Arm) -> tuple[int, float, int, int]:
         family, _, rest = arm.name.removeprefix("weak-").partition("-")

@@ -198,3 +198,16 @@ def test_too_little_data_is_said(folder, models, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(data.VARIABLE, str(folder))
     assert command.main(["--model", str(models[0]), "--cache", str(tmp_path)]) == 2
     assert "18 prompts have 4 short responses each" in capsys.readouterr().err
+
+
+def test_a_reward_model_that_is_a_coin_shows_nothing(folder, models, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(data.VARIABLE, str(folder))
+    coin = {n: Measured(0.5 + 0.02 * (-1) ** n, 0.5) for n in range(6)}
+    monkeypatch.setattr(command, "material", lambda *given: None)
+    monkeypatch.setattr(command, "run_all", lambda *given: {"vanilla": coin})
+    given = ["--model", str(models[0]), "--out", str(tmp_path), "--cache", str(tmp_path)]
+    assert command.main(given) == 1
+    said = capsys.readouterr().out
+    assert "shows nothing" in said
+    assert "50.0 ± 2.3 %" in said
+    assert not (tmp_path / "real.json").exists()

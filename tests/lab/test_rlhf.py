@@ -12,7 +12,10 @@ from lab.rlhf import GROUPS, K, Rlhf, _paid
 from lab.training import pair_accuracy
 
 ALL = {arm.name: arm for arms in SETS.values() for arm in arms}
-SPECIAL = ("noise-25", "frozen-kl", "frozen-scaled", "labelled-25-wrong", "labelled-25-paid")
+SPECIAL = (
+    *("noise-25", "start-25", "strange-25", "frozen-kl", "frozen-scaled", "labelled-25-wrong"),
+    "labelled-25-paid",
+)
 KINDS = [*CORE, *HEALTHY, *(arm for arm in MORE if arm.name in SPECIAL)]
 
 

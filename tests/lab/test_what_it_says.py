@@ -1,67 +1,22 @@
-"""Intervals, refusals, signals: what may be said of runs, on runs made by hand."""
+"""Intervals, refusals, tables: what may be said of runs, on runs made by hand."""
 
 import json
 
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
+from support.lab_runs import STEPS, fine, fooled, made
 
+from bench.report import Table
 from lab import __main__ as command
-from lab import evidence, jobs, tuning
-from lab.arms import FROZEN, LABELLED, PAPER, SETS, at_rate
+from lab import evidence, jobs, shadows, study, tuning
+from lab.arms import FROZEN, LABELLED, PAPER, RATES, SETS, at_rate
 from lab.outcomes import outcome, outcomes, pair_accuracy, why_it_shows_nothing
-from lab.questions import questions_table
+from lab.questions import QUESTIONS, TUNED_QUESTIONS, WEAK_QUESTIONS, questions_table
 from lab.rlhf import GROUPS, K
-from lab.signals import (
-    audited_gap,
-    beyond,
-    kind_of,
-    lost_by,
-    rejected_in_a_row,
-    rescored_gap,
-    signals_table,
-)
 from lab.stats import TooFewError, mean_of, paired
+from lab.study import Plan, tables_of
 from lab.tables import cell, main_table
-
-STEPS = 160
-
-
-def made(*, gold, reward, seed=0, steps=STEPS, **more):
-    """A run whose mean gold and reward are curves of the share of the run that is over."""
-    draw = np.random.default_rng(seed)
-    at = np.linspace(0, 1, steps)
-    noise = draw.standard_normal((2, steps, GROUPS * K))
-    shared = 0.5 * noise[0] + 0.87 * noise[1]
-    run = {
-        "gold": np.array([gold(x) for x in at])[:, None] + noise[0],
-        "reward": np.array([reward(x) for x in at])[:, None] + shared,
-        "kl": 20 * at,
-        "first_mean": np.full(steps, reward(0.0)),
-        "first_spread": np.ones(steps),
-        "length": np.full((steps, GROUPS * K), 12.0) + draw.standard_normal((steps, GROUPS * K)),
-        "filler": np.zeros((steps, GROUPS * K)),
-        "labels": np.full(steps, 2.0),
-        "accepted": np.zeros(steps),
-        "rejected": np.zeros(steps),
-        "spread_ratio": np.full(steps, np.nan),
-        "rank_correlation": np.full(steps, np.nan),
-        "gre": np.full(steps, np.nan),
-        "feedback_gain": np.full(steps, np.nan),
-    }
-    run["vanilla"] = run["reward"]
-    return {key: np.asarray(value, np.float32) for key, value in {**run, **more}.items()}
-
-
-def fooled(seed):
-    """Reward rises throughout; the gold rises until 40 % of the run, then falls."""
-    return made(
-        gold=lambda x: 3 + (x if x < 0.4 else 1.6 - 3 * x), reward=lambda x: 4 * x, seed=seed
-    )
-
-
-def fine(seed):
-    return made(gold=lambda x: 3 + 4 * x, reward=lambda x: 4 * x, seed=seed)
 
 
 def test_intervals_are_students():
@@ -263,6 +218,32 @@ def test_all_is_every_table_that_is_published(tmp_path, monkeypatch):
     assert shadows == {"core": 5, "shadows": 8}
 
 
+def test_every_arm_and_every_question_is_in_a_table(monkeypatch, tmp_path):
+    """What runs for hours must not fail at the table."""
+    monkeypatch.setattr(shadows, "table", lambda *given: Table("shadows", "", []))
+    monkeypatch.setattr(study, "signals_tables", lambda runs: [])
+    seeds = {seed: fooled(seed) for seed in range(5)}
+    arms = [arm for of in SETS.values() for arm in of]
+    runs = {arm.name: seeds for arm in arms}
+    found = tuning.with_own(outcomes(runs), 5)
+    tuned = {f"{base.name}-tuned": found["frozen"] for base, _ in RATES}
+    plan = Plan(counts=command.PUBLISHED_SEEDS, first=0, steps=STEPS, workers=1, out=tmp_path)
+    tables = {one.name: one for one in tables_of(plan, runs, {**found, **tuned})}
+    rows = [str(row[0]) for one in tables.values() for row in one.rows]
+    for name in ("core", "more", "weak"):
+        assert all(arm.says in rows for arm in SETS[name])
+    for question, ours, theirs in (*QUESTIONS, *WEAK_QUESTIONS, *TUNED_QUESTIONS):
+        assert f"{question} (`{ours}` − `{theirs}`)" in rows
+    assert len(tables["sweeps"].rows) == len(SETS["sweeps"]) + 4
+    assert len(tables["rates"].rows) == len(RATES)
+    # Where the weak reward model shows nothing, the others' tables stay.
+    nothing = tables_of(plan, runs, {**found, **tuned}, ["it is not over-optimised"])
+    names = {one.name: one for one in nothing}
+    assert names["weak-arms"].rows == [["it is not over-optimised"]]
+    assert "weak" not in names
+    assert "arms" in names
+
+
 def test_where_nothing_can_be_kept_nothing_is_begun(capsys):
     assert command.main(["--out", "/proc/nothing"]) == 2
     said = capsys.readouterr()
@@ -339,60 +320,6 @@ def test_published_numbers_are_compared(tmp_path, monkeypatch):
     assert not found_otherwise.reproduced
     assert "does not agree" in found_otherwise.table.text()
     assert evidence.against_published(found, STEPS + 1) is None
-
-
-def test_a_signal_knows_nothing_of_what_is_to_come():
-    """Steps without labels measure nothing; what came later must not stand in for them."""
-    ratio = np.full(STEPS, np.nan)
-    ratio[10:80:4], ratio[80:] = 1.0, 9.0
-    fires = beyond("spread_ratio", 2.0)(fooled(1) | {"spread_ratio": ratio}, 0)
-    assert fires == 80  # a fifth of 9 and four fifths of 1
-    late = np.full(STEPS, np.nan)
-    late[-3:] = 9.0
-    assert beyond("spread_ratio", 2.0)(fooled(1) | {"spread_ratio": late}, 0) is None
-
-
-def test_signals_by_hand():
-    bad, good = fooled(1), fine(1)
-    assert kind_of(bad) == "over-optimised"
-    assert kind_of(good) == "healthy"
-    at = audited_gap(1.0, 5.0)(bad, 0)
-    assert at is not None
-    assert at > 2  # not before there is a baseline
-    assert audited_gap(1.0, 5.0)(good, 0) is None
-    assert audited_gap(0.001, 5.0)(bad, 0) is None  # there never is one
-    assert lost_by(bad, 10) == 0
-    assert lost_by(bad, STEPS) == pytest.approx(1.0)
-    ratio = np.linspace(1, 3, STEPS)
-    assert beyond("spread_ratio", 2.0)(fooled(1) | {"spread_ratio": ratio}, 0) == pytest.approx(
-        STEPS / 2, abs=4
-    )
-    rejected = np.zeros(STEPS)
-    rejected[[3, 4, 9, 10, 11]] = 1
-    assert rejected_in_a_row(3)(bad | {"rejected": rejected}, 0) == 11
-
-
-def test_a_scale_that_moves_is_no_gap_where_the_first_responses_are_rescored():
-    """A head that only changes its scale says of old responses what it says of new ones."""
-    bad, good = fooled(1), fine(1)
-    at = np.linspace(0, 1, STEPS)
-    scale, shift = 1 + 9 * at, 50 * at
-    for run in (bad, good):
-        run["reward"] = run["reward"] * scale[:, None] + shift[:, None]
-        run["first_mean"] = run["first_mean"] * scale + shift
-        run["first_spread"] = run["first_spread"] * scale
-    assert audited_gap(1.0, 5.0)(good, 0) is not None
-    assert rescored_gap(1.0, 5.0)(good, 0) is None
-    assert rescored_gap(1.0, 5.0)(bad, 0) is not None
-
-
-def test_few_healthy_runs_set_no_threshold():
-    runs = {"frozen": {s: fooled(s) for s in range(5)}, "good": {s: fine(s) for s in range(5)}}
-    table = signals_table(runs, name="signals", title="Signals")
-    assert "5 healthy runs are too few" in table.text()
-    row = next(row for row in table.rows if "100.0%" in row[0] and "alarm" in row[0])
-    assert row[1] == "5/5"
-    assert row[-1].startswith("0/5")
 
 
 def test_a_kept_run_is_its_settings_and_code(tmp_path, monkeypatch):

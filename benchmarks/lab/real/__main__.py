@@ -18,10 +18,11 @@ from bench.report import Table, machine_line, replace_between
 from lab.evidence import PAGE
 from lab.real import data
 from lab.real.arms import ARMS, GROUPS_A_STEP, SHORTEST, STEPS
-from lab.real.run import Found, Setting, TooLittleError, material, run_all
+from lab.real.run import VANILLA, Found, Setting, TooLittleError, material, run_all
 from lab.real.tables import main_table, questions_table, rates_table
-from lab.stats import FEWEST
+from lab.stats import FEWEST, mean_of
 
+CHANCE = 50.0
 HEAD = ROOT / "examples" / "demo" / "head.safetensors"
 """Only so that the model loads: its rewards are not looked at."""
 
@@ -87,6 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(f"({time.monotonic() - started:.0f} s so far)", file=sys.stderr)
     found = run_all(setting, given.splits, given.workers)
+    before = mean_of([100 * one.held_out for one in found[VANILLA].values()])
+    if before.low <= CHANCE:
+        print(
+            f"this shows nothing: before any align the fitted reward model has {before.mean:.1f} ± "
+            f"{before.half:.1f} % of the held-out pairs right, which is not told from a coin; "
+            "there is nothing that an align could spoil or better"
+        )
+        return 1
     tables = [main_table(found, ARMS, given.steps), questions_table(found), rates_table(found)]
     tables[0].notes.insert(
         0,

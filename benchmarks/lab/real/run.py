@@ -75,6 +75,10 @@ def material(setting: Setting, workers: int = 1) -> Material:
         )
     known = [group.texts[0].prompt for group in groups]
     judged = data.read_pairs(setting.folder / data.PAIRS_FILE, setting.pairs, but=known)
+    if not judged:
+        raise TooLittleError(
+            "no pair of people's votes is left that has a majority and a prompt of its own"
+        )
     texts = [text for group in groups for text in group.texts]
     texts += [text for pair in judged for text in (pair.better, pair.worse)]
     return Material(
