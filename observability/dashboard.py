@@ -183,7 +183,7 @@ def learning() -> Panels:
 def drift() -> Panels:
     """Whether rewards run away from what people want."""
     return (
-        panel("Audited gap, CUSUM", "Warning at 3, alarm at 5: the signal that matters "
+        panel("Audited gap, CUSUM", "Warning at 3, alarm at 5: a reason to read samples "
               "(docs/operations.md).", "none", of_run("audited_gap_cusum")),
         panel("Audited gap", "z(reward) - z(grade), by window.", "none", of_run("audited_gap")),
         panel("Spread ratio", "Of the candidate to version 0; above 2 look closely.", "none",
