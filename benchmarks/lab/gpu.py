@@ -7,7 +7,7 @@ The judge is a second, better reward model: it stands in for the gold. It is wat
 and never optimised; in the arms that learn from outside labels it grades the share of the groups
 that the run marks. There a third one (--eval-judge) is the fairer witness: what an arm has learnt
 from one judge may be that judge's own whims. Compare arms by what a judge says at equal KL, over
-several seeds.
+several seeds: `python -m lab.gpu_table out/lab/gpu`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.rloo_trainer import RLOOTrainer
 
 from bench.machine import ROOT
-from r2m_client import Client, Label, Sample
+from lab.judges import Judge, Labels
+from r2m_client import Client
 from r2m_client.integrations.trl import R2M
 
 sys.path.insert(0, str(ROOT / "examples" / "demo"))
@@ -39,7 +40,6 @@ PROMPTS = (
     "Write two lines about the sea.",
     "What is a prime number?",
 )
-TEXT = ("prompt", "response", "messages", "format")
 Feedback = Literal["policy", "backbone", "none"]
 ARMS: Mapping[str, tuple[Feedback, Mapping[str, Any]]] = {
     "frozen": ("none", {"profile": "guarded"}),
@@ -48,8 +48,11 @@ ARMS: Mapping[str, tuple[Feedback, Mapping[str, Any]]] = {
     "labelled": ("policy", {"profile": "labelled"}),
     "labelled-backbone": ("backbone", {"profile": "labelled"}),
     "labelled-none": ("none", {"profile": "labelled"}),
+    "labels": ("none", {"profile": "guarded"}),
 }
-"""Feedback and profile; `frozen` is a run whose aligns change nothing."""
+"""Feedback and profile; `labels` gives the policy the labels themselves as its reward."""
+STILL = ("frozen", "labels")
+"""Arms whose run changes nothing."""
 SHADOWS: Mapping[Feedback, list[str]] = {
     "policy": ["shuffled", "backbone", "none"],
     "backbone": ["shuffled", "none"],
@@ -60,47 +63,6 @@ SHADOWS: Mapping[Feedback, list[str]] = {
 
 class UsageError(RuntimeError):
     """What was asked for cannot begin, in one line."""
-
-
-class Judge(TrainerCallback):
-    """Grades completions: those of every step for the log, the marked ones as outside labels.
-
-    Args:
-        client: of the judge's own server.
-        run: whose marked samples get labels, on the server of `ours`; None: none.
-    """
-
-    def __init__(self, client: Client, ours: Client, run: str | None, name: str = "judge") -> None:
-        self._client, self._ours, self._run = client, ours, run
-        self.__name__ = name  # TRL logs it as rewards/judge/mean
-
-    def __call__(
-        self, prompts: Sequence[Any], completions: Sequence[Any], **_: Any
-    ) -> list[float | None]:
-        """TRL's reward function; its weight is zero."""
-        pairs = [
-            Sample(str(place), _text(prompt), _text(completion) or " ")
-            for place, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
-        ]
-        return [one.reward for one in self._client.score(pairs).scores]
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Label what waits; it is before R2M's own turn, so that the step's align has it."""
-        if self._run is None:
-            return
-        waiting = self._ours.samples(self._run, waiting=True, limit=1000).samples
-        graded = [
-            Sample(one.id, **{key: one.text[key] for key in TEXT if key in one.text})
-            for one in waiting
-        ]
-        if graded:
-            scores = self._client.score(graded).scores
-            labels = [
-                Label(id=one.id, grade=one.reward, source="judge")
-                for one in scores
-                if one.reward is not None
-            ]
-            self._ours.add_labels(self._run, labels)
 
 
 class Lines(TrainerCallback):
@@ -133,8 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             return 2
     learns = given.arm.startswith("labelled")
-    if learns and given.judge is None:
+    if given.arm.startswith("label") and given.judge is None:
         print(f"--arm {given.arm} learns from a judge's labels: give --judge", file=sys.stderr)
+        return 2
+    refused = _why_not(given)
+    if refused:
+        print("\n".join(refused), file=sys.stderr)
         return 2
     if not (torch.cuda.is_available() or given.cpu):
         print("no GPU here; --cpu tries it on the CPU, slowly", file=sys.stderr)
@@ -148,6 +114,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ServerError, UsageError) as error:
         print(error, file=sys.stderr)
         return 2
+
+
+def _why_not(given: argparse.Namespace) -> list[str]:
+    """Numbers that no run could be made with, in sentences."""
+    found = [
+        f"--{flag.replace('_', '-')} is at least {least}, got {getattr(given, flag)}"
+        for flag, least in (("steps", 1), ("batch", 2), ("generations", 2), ("tokens", 1),
+                            ("width", 1), ("learning_rate", 0), ("kl", 0))
+        if not getattr(given, flag) >= least
+    ]  # fmt: skip
+    if not 0 < given.labelled <= 1:
+        found.append(f"--labelled is a share of the groups, above 0 and up to 1: {given.labelled}")
+    if not found and given.batch % given.generations:
+        found.append(
+            f"--batch {given.batch} is not a multiple of --generations {given.generations}: a step "
+            "takes whole groups"
+        )
+    return found
 
 
 def _train(given: argparse.Namespace, out: Path, urls: Mapping[str, str], *, learns: bool) -> int:
@@ -164,22 +148,31 @@ def _train(given: argparse.Namespace, out: Path, urls: Mapping[str, str], *, lea
     with contextlib.ExitStack() as held:
         ours = held.enter_context(Client(urls["reward"]))
         ours.create_run("lab", policy_hidden_size=policy_width, feedback=feedback, method=settings)
-        if given.arm == "frozen":
+        if given.arm in STILL:
             ours.freeze("lab", reason="the control arm")
         # Streamed: a sample that is to be learnt from again must leave its states with the server.
         r2m = held.enter_context(R2M(urls["reward"], "lab", feedback="streamed"))
-        rewards: list[Any] = [r2m]
+        rewards: dict[Any, float] = {r2m: 0.0 if given.arm == "labels" else 1.0}
         callbacks: list[Any] = [r2m, lines]
         for name in ("judge", "eval_judge"):
             if name not in urls:
                 continue
             run = "lab" if learns and name == "judge" else None
-            judge = Judge(held.enter_context(Client(urls[name])), ours, run, name)
-            rewards.append(judge)
+            client = held.enter_context(Client(urls[name]))
+            judge = Judge(client, ours, run, name)
+            rewards[judge] = 0.0
             callbacks.insert(0, judge)
+            if given.arm == "labels" and name == "judge":
+                labels = Labels(
+                    client,
+                    share=given.labelled,
+                    generations=given.generations,
+                    seed=given.seed,
+                )
+                rewards[labels] = 1.0
         trainer: Any = RLOOTrainer(
             model=str(given.policy),
-            reward_funcs=rewards,
+            reward_funcs=list(rewards),
             callbacks=callbacks,
             train_dataset=prompts,
             args=RLOOConfig(
@@ -190,7 +183,7 @@ def _train(given: argparse.Namespace, out: Path, urls: Mapping[str, str], *, lea
                 max_completion_length=given.tokens,
                 learning_rate=given.learning_rate,
                 beta=given.kl,
-                reward_weights=[1.0, 0.0, 0.0][: len(rewards)],
+                reward_weights=list(rewards.values()),
                 logging_steps=1,
                 save_strategy="no",
                 use_cpu=not torch.cuda.is_available(),
@@ -261,11 +254,6 @@ def _prompts(path: Path | None, *, talks: bool) -> Any:
 def _said(arm: Mapping[str, Any]) -> dict[str, Any]:
     kept = ("pairs", "head_accuracy", "accuracy", "difference", "low", "high")
     return {"verdict": arm["verdict"], **{key: arm["total"].get(key) for key in kept}}
-
-
-def _text(turns: Any) -> str:
-    """A prompt or completion of TRL's as plain text: of a conversation its last turn."""
-    return turns if isinstance(turns, str) else str(turns[-1]["content"])
 
 
 def parser_of_arms() -> argparse.ArgumentParser:

@@ -31,6 +31,11 @@ def folders(tmp_path_factory):
         (["--policy", "nowhere"], "--policy nowhere: there is no such folder"),
         (["--arm", "labelled"], "give --judge"),
         (["--judge", "x"], "--judge x: there is no such"),
+        (["--arm", "labels"], "give --judge"),
+        (["--steps", "0"], "--steps is at least 1, got 0"),
+        (["--kl", "nan"], "--kl is at least 0, got nan"),
+        (["--labelled", "1.5"], "--labelled is a share of the groups"),
+        (["--batch", "9"], "--batch 9 is not a multiple of --generations 8"),
         ([], "no GPU here; --cpu"),
     ],
 )
@@ -43,7 +48,7 @@ def test_what_it_refuses_it_refuses_at_once(folders, more, words, capsys, monkey
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("arm", ["labelled", "frozen"])
+@pytest.mark.parametrize("arm", ["labelled", "frozen", "labels"])
 def test_two_steps_with_a_judge(folders, tmp_path, arm):
     done = subprocess.run(
         [sys.executable, "-m", "lab.gpu", "--cpu", "--policy", folders / "policy", "--reward",
@@ -60,8 +65,12 @@ def test_two_steps_with_a_judge(folders, tmp_path, arm):
     assert all("rewards/judge/mean" in row and "r2m/vanilla_reward" in row for row in rows)
     assert all("kl" in row for row in rows)  # what arms are compared at
     assert all(("rewards/eval_judge/mean" in row) == (arm == "frozen") for row in rows)
-    verdict = "r2m/verdict/frozen" if arm == "frozen" else "r2m/verdict/accepted"
+    verdict = "r2m/verdict/accepted" if arm == "labelled" else "r2m/verdict/frozen"
     assert rows[-1][verdict] == 1
+    if arm == "labels":  # they alone are the policy's reward: 1 and -1 in each group of four
+        assert all(row["rewards/labels/mean"] == 0 for row in rows)
+        assert all(row["rewards/labels/std"] == pytest.approx((4 / 7) ** 0.5) for row in rows)
+        assert all(row["reward"] == 0 for row in rows)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["steps"] == 2
     if arm == "labelled":
