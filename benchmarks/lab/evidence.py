@@ -18,6 +18,9 @@ from lab.stats import Mean, TooFewError, mean_of
 PAGE = ROOT / "docs" / "evidence.md"
 IMAGES = ROOT / "docs" / "img"
 PUBLISHED = Path(__file__).with_name("published.json")
+BEFORE = Path(__file__).with_name("published_before.json")
+"""The numbers that were published before, from another kind of processor: the same seeds round
+otherwise there, and two steps later it is another run."""
 MEASURES = ("peak", "final", *(f"kl{level:g}" for level in KL_LEVELS))
 MAY_DIFFER = 0.1
 """Share of the numbers that may lie outside both intervals: by chance a twentieth would, of numbers
@@ -69,6 +72,9 @@ def publish(
     tables: Sequence[Table], found: Outcomes, machine: dict[str, Any], steps: int, text: str = ""
 ) -> None:
     """Write the page's section, and the numbers that later runs are compared with."""
+    if PUBLISHED.is_file() and _published(PUBLISHED)["machine"]["cpu"] != machine["cpu"]:
+        BEFORE.write_text(PUBLISHED.read_text())
+    tables = [*tables, *twice(found)]
     line = f"{machine_line(machine)} {steps} steps a run."
     body = "\n\n".join([line, *([text] if text else []), *(table.markdown() for table in tables)])
     replace_between(PAGE, "lab", body)
@@ -82,6 +88,42 @@ def publish(
         "differences": {name: _kept(mean) for name, mean in differences(found).items()},
     }
     PUBLISHED.write_text(json.dumps(kept, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def twice(found: Outcomes) -> list[Table]:
+    """Every question here and in the run before, if there was one: what holds in both."""
+    if not BEFORE.is_file():
+        return []
+    before = _published(BEFORE)
+    table = Table(
+        "twice",
+        "The same questions, run twice: final gold",
+        ["question", "here", "says", "before", "says", "in both"],
+    )
+    now = differences(found)
+    for question, ours, theirs in (*QUESTIONS, *WEAK_QUESTIONS, *TUNED_QUESTIONS):
+        name = f"{ours} − {theirs}"
+        if name not in now or name not in before["differences"]:
+            continue
+        here, kept = now[name], before["differences"][name]
+        there = Mean(kept["mean"], kept["half"], here.count, 0)
+        says = here.says if here.says == there.says else "-"
+        table.rows.append(
+            [f"{question} (`{ours}` − `{theirs}`)", here.shown(), here.says, there.shown(),
+             there.says, says]
+        )  # fmt: skip
+    machine = before["machine"]
+    table.notes.append(
+        f"Before: {machine['date']}, commit {machine['commit']}, {machine['cpu']}. Seeds are the "
+        "same, but another processor rounds otherwise, and what is rounded otherwise is soon "
+        "another run. Take for found what both say."
+    )
+    return [table]
+
+
+def _published(path: Path) -> Published:
+    found: Published = json.loads(path.read_text())
+    return found
 
 
 def _kept(mean: Mean) -> dict[str, float]:
@@ -104,7 +146,7 @@ def against_published(found: Outcomes, steps: int) -> Agreement | None:
     """Each number beside the published one; None where there are none of this length."""
     if not PUBLISHED.is_file():
         return None
-    published: Published = json.loads(PUBLISHED.read_text())
+    published = _published(PUBLISHED)
     if published["steps"] != steps:
         return None
     table = Table(

@@ -155,6 +155,7 @@ def test_what_is_not_reproduced_ends_so(tmp_path, core, capsys, monkeypatch):
     page = tmp_path / "evidence.md"
     page.write_text("<!-- lab: begin -->\n<!-- lab: end -->\n")
     monkeypatch.setattr(evidence, "PAGE", page)
+    monkeypatch.setattr(evidence, "BEFORE", tmp_path / "before.json")
     monkeypatch.setattr(command, "IMAGES", tmp_path)
     given = ["--seeds", "5", "--steps", str(STEPS), "--out", str(tmp_path), "--workers", "1"]
     for arm in core:
@@ -167,6 +168,22 @@ def test_what_is_not_reproduced_ends_so(tmp_path, core, capsys, monkeypatch):
     assert "It agrees with what is published" in capsys.readouterr().out
     assert command.main([*given, "--first-seed", "50"]) == 1
     assert "does not agree with what is published" in capsys.readouterr().out
+    # The same processor: one run, however often it is written. Another: the two stand side by side.
+    assert command.main([*given[2:], "--published", "--write"]) == 0
+    assert "run twice" not in page.read_text()
+    kept = json.loads(evidence.PUBLISHED.read_text())
+    kept["machine"]["cpu"] = "another"
+    kept["differences"]["labelled-25 − frozen"] = {"mean": -3.0, "half": 0.5}
+    evidence.PUBLISHED.write_text(json.dumps(kept))
+    for _ in range(2):
+        assert command.main([*given[2:], "--published", "--write"]) == 0
+        row = next(
+            line
+            for line in page.read_text().split("run twice")[1].splitlines()
+            if "`labelled-25` − `frozen`" in line
+        )
+        assert row.endswith("| open | -3.00 ± 0.50 | worse | - |")
+    assert "another" in page.read_text()
 
 
 @pytest.mark.parametrize("bad", [b"", b"PK no zip", b"text", "half", "others", "nan"])
