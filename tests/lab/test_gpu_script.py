@@ -77,7 +77,8 @@ def test_two_steps_with_a_judge(folders, tmp_path, arm):
         assert summary["controls"].keys() == {"shuffled", "backbone", "none"}
         assert summary["controls"]["none"]["pairs"] > 0
         last = rows[-1]
-        assert last["r2m/controls/none/pairs"] == summary["controls"]["none"]["pairs"]
+        for name in ("pairs", "difference", "low", "high"):
+            assert last[f"r2m/controls/none/{name}"] == summary["controls"]["none"][name]
 
 
 def test_a_dataset_without_prompts_is_refused(folders, tmp_path, capsys):

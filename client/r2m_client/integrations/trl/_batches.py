@@ -72,8 +72,8 @@ def align_metrics(
     drift = answer.drift
     controls: dict[str, float | None] = {}
     for arm in answer.controls.arms if answer.controls else ():
-        controls[f"controls/{arm.control}/difference"] = arm.total.difference
-        controls[f"controls/{arm.control}/pairs"] = arm.total.pairs
+        for name in ("difference", "low", "high", "pairs"):
+            controls[f"controls/{arm.control}/{name}"] = getattr(arm.total, name)
     return _told(
         {
             "step": answer.step,
