@@ -26,7 +26,7 @@ PUBLISHED_SEEDS = {
     "core": 12,
     "healthy": 12,
     "weak": 8,
-    "more": 8,
+    "more": 6,
     "sweeps": 5,
     "tuning": tuning.SEEDS,
     SHADOWS: shadows.SEEDS,

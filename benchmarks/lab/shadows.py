@@ -40,7 +40,7 @@ from r2m_service.domain.method import ControlKind
 
 ARMS = (LABELLED, next(arm for arm in WEAK if arm.name == "weak-labelled-25"))
 KINDS: tuple[ControlKind, ...] = ("shuffled", "backbone", "none")
-SEEDS = 8
+SEEDS = 6
 VERDICTS = ("feedback_pays", "control_is_better")
 OwnStates = Callable[[], States]
 
