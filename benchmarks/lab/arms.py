@@ -104,14 +104,8 @@ CORE = (FROZEN, PAPER, GUARDED, LABELLED, SHUFFLED, BACKBONE, HEAD_ONLY, RETRAIN
 """What the claims rest on: `make lab` by itself, and published on more seeds than the rest."""
 
 MORE = (
-    FROZEN.but("frozen-again", "frozen, run again with other samples", draws=1),
-    FROZEN.but("frozen-kl0.03", "frozen, policy KL 0.03", policy_kl=0.03),
     FROZEN.but("frozen-kl", "frozen, policy KL 0.1", policy_kl=0.1),
-    FROZEN.but("frozen-kl0.3", "frozen, policy KL 0.3", policy_kl=0.3),
-    FROZEN.but("frozen-scaled", "frozen, advantages scaled by their group's spread", scaled=True),
     PAPER.but("paper-own", "`paper`, its own learning rate 1e-6", method={"learning_rate": 1e-6}),
-    PAPER.but("paper-1e-5", "`paper`, learning rate 1e-5", method={"learning_rate": 1e-5}),
-    PAPER.but("paper-1e-4", "`paper`, learning rate 1e-4", method={"learning_rate": 1e-4}),
     PAPER.but("paper-shuffled", "- 1e-3, another sample's states", attended="shuffled"),
     PAPER.but("paper-none", "- 1e-3, the scoring head alone", attended="none"),
     GUARDED.but("guarded-25", "`guarded`, 25 % of the groups labelled", labelled=0.25),
@@ -121,11 +115,28 @@ MORE = (
     LABELLED.but("labelled-10", "`labelled`, 10 %", labelled=0.10),
     BACKBONE.but("backbone-10", "- the reward model's own states", labelled=0.10),
     DIRECT.but("labels-10", DIRECT.says, labelled=0.10),
+    LABELLED.but("labelled-25-kl", "`labelled`, 25 %, policy KL 0.1", policy_kl=0.1),
+    LABELLED.but("labelled-50", "`labelled`, 50 %", labelled=0.50),
+    BACKBONE.but("backbone-50", "- the reward model's own states", labelled=0.50),
+    LABELLED.but("noise-25", "- Gaussian noise for states", attended="noise"),
+    LABELLED.but("start-25", "- states of the policy as it began", attended="start"),
+    LABELLED.but(
+        "strange-25", "- the reward model's own, of another sample", attended="backbone-shuffled"
+    ),
+)
+"""The rest of the main table."""
+
+DOUBTS = (
+    FROZEN.but("frozen-again", "frozen, run again with other samples", draws=1),
+    FROZEN.but("frozen-kl0.03", "frozen, policy KL 0.03", policy_kl=0.03),
+    FROZEN.but("frozen-kl0.3", "frozen, policy KL 0.3", policy_kl=0.3),
+    FROZEN.but("frozen-scaled", "frozen, advantages scaled by their group's spread", scaled=True),
+    PAPER.but("paper-1e-5", "`paper`, learning rate 1e-5", method={"learning_rate": 1e-5}),
+    PAPER.but("paper-1e-4", "`paper`, learning rate 1e-4", method={"learning_rate": 1e-4}),
     LABELLED.but("labelled-25-again", "`labelled`, 25 %, run again with other samples", draws=1),
     SHUFFLED.but("shuffled-25-again", "- another sample's states", draws=1),
     BACKBONE.but("backbone-25-again", "- the reward model's own states", draws=1),
     HEAD_ONLY.but("none-25-again", "- no states: the scoring head alone", draws=1),
-    LABELLED.but("labelled-25-kl", "`labelled`, 25 %, policy KL 0.1", policy_kl=0.1),
     LABELLED.but("labelled-25-scaled", "`labelled`, 25 %, advantages scaled", scaled=True),
     HEAD_ONLY.but("none-25-scaled", "- no states, advantages scaled", scaled=True),
     LABELLED.but(
@@ -145,15 +156,9 @@ MORE = (
     LABELLED.but("labelled-25-random", "`labelled`, 25 %, labels by a coin", wrong=0.5),
     LABELLED.but("labelled-25-late", "`labelled`, 25 %, labels 40 steps late", late=40),
     DIRECT.but("labels-25-late", DIRECT.says + ", 40 steps late", late=40),
-    LABELLED.but("labelled-50", "`labelled`, 50 %", labelled=0.50),
-    BACKBONE.but("backbone-50", "- the reward model's own states", labelled=0.50),
-    LABELLED.but("noise-25", "- Gaussian noise for states", attended="noise"),
-    LABELLED.but("start-25", "- states of the policy as it began", attended="start"),
-    LABELLED.but(
-        "strange-25", "- the reward model's own, of another sample", attended="backbone-shuffled"
-    ),
 )
-"""The rest of the main table."""
+"""What somebody who doubts a row of it would ask for next: runs again, other weights and scales,
+labels that are wrong, late, by a coin or used once."""
 
 WEAK = tuple(
     arm.but(f"weak-{arm.name}", arm.says, start="weak")
@@ -222,6 +227,7 @@ TUNING = tuple(
 SETS: dict[str, tuple[Arm, ...]] = {
     "core": CORE,
     "more": MORE,
+    "doubts": DOUBTS,
     "weak": WEAK,
     "healthy": HEALTHY,
     "sweeps": SWEEPS,

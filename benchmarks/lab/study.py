@@ -98,7 +98,7 @@ def tables_of(
         weak_nothing: why the weak reward model shows nothing: said in the place of its tables.
     """
     counts = plan.counts
-    tables = [main_table(found, [one for one in ("core", "more") if one in counts])]
+    tables = [main_table(found, [one for one in ("core", "more", "doubts") if one in counts])]
     tables.append(questions_table(found))
     if "tuning" in counts:
         tables.append(tuning.rates_table(found))

@@ -14,7 +14,7 @@ from lab.stats import TooFewError, mean_of
 
 def main_table(
     found: Outcomes,
-    sets: Sequence[str] = ("core", "more"),
+    sets: Sequence[str] = ("core", "more", "doubts"),
     *,
     name: str = "arms",
     title: str = "Arms: gold of the policy, mean over seeds",

