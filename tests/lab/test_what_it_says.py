@@ -261,6 +261,17 @@ def test_every_arm_and_every_question_is_in_a_table(monkeypatch, tmp_path):
     assert "arms" in names
 
 
+def test_every_arm_is_published():
+    """An arm that was never run for the page would be compared with nothing."""
+    arms = {arm.name for name, of in SETS.items() if name != "sweeps" for arm in of}
+    published = json.loads(evidence.PUBLISHED.read_text())
+    assert arms <= published["arms"].keys()
+    asked = {f"{a} − {b}" for _, a, b in (*QUESTIONS, *WEAK_QUESTIONS, *TUNED_QUESTIONS)}
+    assert published["differences"].keys() == asked
+    page = evidence.PAGE.read_text()
+    assert all(f"(`{a}` − `{b}`)" in page for _, a, b in (*QUESTIONS, *WEAK_QUESTIONS))
+
+
 def test_where_nothing_can_be_kept_nothing_is_begun(capsys):
     assert command.main(["--out", "/proc/nothing"]) == 2
     said = capsys.readouterr()
