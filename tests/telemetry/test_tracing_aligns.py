@@ -28,7 +28,14 @@ def traced(reward_model, backbone, tmp_path):
         running(reward_model, tmp_path, backbone=backbone, otlp_endpoint=url) as server,
     ):
 
-        def spans():
+        def spans(awaited=None):
+            # An answer is with its caller a moment before the call's span ends.
+            until = time.monotonic() + 10
+            while awaited and time.monotonic() < until:
+                server.parts.traces._provider.force_flush()
+                if any(one.name == awaited for one in found.spans):
+                    break
+                time.sleep(0.02)
             server.parts.traces.close(10)
             return found
 
@@ -62,7 +69,7 @@ def test_the_last_reply_of_a_split_align_has_its_update(traced, transport, lines
         )
         answer = client.align("r", step=1, groups=batch, feedback="split", context=scored.context)
     assert answer.verdict == "accepted"
-    found = spans()
+    found = spans("reply_align")
     replies = [one for one in found.spans if one.name == "reply_align"]
     assert replies
     last = max(replies, key=lambda one: one.end)
