@@ -20,7 +20,7 @@ IMAGES = ROOT / "docs" / "img"
 PUBLISHED = Path(__file__).with_name("published.json")
 BEFORE = Path(__file__).with_name("published_before.json")
 """The numbers that were published before, from another kind of processor: the same seeds round
-otherwise there, and two steps later it is another run."""
+otherwise there, and soon it is another run."""
 MEASURES = ("peak", "final", *(f"kl{level:g}" for level in KL_LEVELS))
 MAY_DIFFER = 0.1
 """Share of the numbers that may lie outside both intervals: by chance a twentieth would, of numbers
@@ -114,8 +114,8 @@ def twice(found: Outcomes) -> list[Table]:
         )  # fmt: skip
     machine = before["machine"]
     table.notes.append(
-        f"Before: {machine['date']}, commit {machine['commit']}, {machine['cpu']}. Seeds are the "
-        "same, but another processor rounds otherwise, and what is rounded otherwise is soon "
+        f"Before: {machine['date']}, commit {machine['commit']}, {machine['cpu']}. Seeds begin "
+        "at the same, but another processor rounds otherwise, and what is rounded otherwise is soon "
         "another run. Take for found what both say."
     )
     return [table]

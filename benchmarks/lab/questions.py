@@ -63,7 +63,7 @@ QUESTIONS: tuple[Question, ...] = (
     ("- over both at once", "labels-25-scaled", "labelled-25-paid"),
     ("Both at once over `labelled` alone", "labelled-25-paid", "labelled-25-scaled"),
     ("Labels learnt from again over learning from each once", "labelled-25", "labelled-25-once"),
-    ("- and once over none", "labelled-25-once", "frozen"),
+    ("- and once over the frozen reward model", "labelled-25-once", "frozen"),
     ("Labels of which three in ten are swapped", "labelled-25-wrong", "frozen"),
     ("Labels by a coin", "labelled-25-random", "frozen"),
     ("Labels that come 40 steps late", "labelled-25-late", "frozen"),
