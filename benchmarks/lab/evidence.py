@@ -115,8 +115,8 @@ def twice(found: Outcomes) -> list[Table]:
     machine = before["machine"]
     table.notes.append(
         f"Before: {machine['date']}, commit {machine['commit']}, {machine['cpu']}. Seeds begin "
-        "at the same, but another processor rounds otherwise, and what is rounded otherwise is soon "
-        "another run. Take for found what both say."
+        "at the same, but another processor rounds otherwise, and what is rounded otherwise is "
+        "soon another run. Take for found what both say."
     )
     return [table]
 
