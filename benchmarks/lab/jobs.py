@@ -12,22 +12,18 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 from zipfile import BadZipFile
 
 import numpy as np
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError
 
 from lab import arms, learner, models, rlhf, training, world
 from lab.arms import Arm
+from lab.processes import each, processes
 from lab.rlhf import Numbers, Rlhf
 from r2m_service.domain import gate
 from r2m_service.modeling import attention, head, loss, update
@@ -93,43 +89,20 @@ def run_all(jobs: Sequence[Job], out: Path, workers: int) -> None:
         KeyboardInterrupt: what is finished stays.
     """
     missing = [job for job in jobs if not job.file(out).exists()]
+    if not missing:
+        return
     # The starts first: two arms of one seed would both make theirs.
     starts = {(job.seed, job.arm.start): job for job in missing}
-    console = Console(stderr=True)
-    with (
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
-        Progress(
-            TextColumn("{task.description:<24}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not missing,
-        ) as bar,
-    ):
-        try:
-            for name, function, work in (
-                ("policies, reward models", make_start, list(starts.values())),
-                ("runs", make_run, missing),
-            ):
-                if not work:
-                    continue
-                row = bar.add_task(name, total=len(work))
-                futures = {pool.submit(function, job, out): job for job in work}
-                for future in as_completed(futures):
-                    future.result()
-                    bar.advance(row)
-                    if not console.is_terminal:
-                        job, done = futures[future], bar.tasks[row].completed
-                        console.print(f"{name} {done:.0f}/{len(work)}: {job.arm.name} {job.seed}")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with processes(workers) as pool:
+        for title, function, work in (
+            ("policies, reward models", make_start, list(starts.values())),
+            ("runs", make_run, missing),
+        ):
+            each(pool, title, function, {f"{job.arm.name} {job.seed}": (job, out) for job in work})
 
 
 def make_start(job: Job, out: Path) -> None:
     """The policy and the reward model of a run, in a process of its own."""
-    torch.set_num_threads(1)
     start_of(job, out)
 
 
@@ -151,7 +124,6 @@ def start_of(job: Job, out: Path) -> training.Start:
 
 def make_run(job: Job, out: Path) -> None:
     """One run, in a process of its own. The file appears when it is whole."""
-    torch.set_num_threads(1)
     start = start_of(job, out)
     try:
         numbers = Rlhf(job.arm, start, job.seed).run(job.steps)

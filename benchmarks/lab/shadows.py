@@ -15,16 +15,12 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import cast
 
-import torch
 from rich.console import Console
-from rich.progress import track
 
 from bench.report import Table
 from lab import jobs, training
@@ -32,6 +28,7 @@ from lab.arms import LABELLED, WEAK, Arm
 from lab.learner import Aligned, Group, Learner, States
 from lab.models import WIDTH
 from lab.outcomes import Outcomes
+from lab.processes import each, processes
 from lab.rlhf import Batch, K, Preferred, Rlhf, settings_of
 from lab.stats import TooFewError, mean_of
 from r2m_service.domain import controls
@@ -159,7 +156,6 @@ def said_by(arm: Arm, seed: int, steps: int, out: Path) -> list[Said]:
             return [Said(**one) for one in json.loads(path.read_text())]
         except (ValueError, TypeError) as error:
             raise jobs.damaged(path) from error
-    torch.set_num_threads(1)
     start = jobs.start_of(jobs.Job(arm, seed, steps), out)
     rlhf = ShadowedRlhf(arm, start, seed)
     rlhf.run(steps)
@@ -206,16 +202,9 @@ def table(
 ) -> Table:
     """What the controls said, beside what the arms of the main table came to."""
     work = [(arm, seed) for seed in seeds for arm in ARMS]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(said_by, arm, seed, steps, out) for arm, seed in work]
-        for _ in track(
-            as_completed(futures),
-            "runs with controls",
-            total=len(work),
-            console=say or Console(stderr=True),
-        ):
-            pass
-        said = [future.result() for future in futures]
+    with processes(workers) as pool:
+        calls = {f"{arm.name} {seed}": (arm, seed, steps, out) for arm, seed in work}
+        said = each(pool, "runs with controls", said_by, calls, say)
     made = Table(
         "shadows",
         "Controls: what a labelled run's own shadow arms say, and what the arms come to",

@@ -11,19 +11,16 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lab.processes import each, processes
 from lab.real.data import Text
 from r2m_service.modeling.backbone import Backbone
 from r2m_service.modeling.loading import load_backbone
@@ -70,16 +67,9 @@ def embed(
     missing = [one for one in work if not one.file.exists()]
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            futures = [pool.submit(_make, one) for one in missing]
-            bar = track(
-                as_completed(futures),
-                f"embedding {len(distinct)} texts, twice",
-                total=len(futures),
-                console=Console(stderr=True),
-            )
-            for future in bar:
-                future.result()
+        with processes(workers) as pool:
+            calls = {one.file.stem: (one,) for one in missing}
+            each(pool, f"embedding {len(distinct)} texts, twice", _make, calls)
     found: dict[Reader, dict[Text, tuple[Tensor, Tensor]]] = {"reward model": {}, "policy": {}}
     for one in work:
         kept = load_file(one.file)
@@ -114,7 +104,6 @@ def _hash(path: Path) -> str:
 
 @cache
 def _backbone(model: str, head: str | None) -> Backbone:
-    torch.set_num_threads(1)
     return load_backbone(model, head_file=Path(head) if head else None, dtype="float32")
 
 

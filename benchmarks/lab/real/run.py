@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 
-import torch
-from rich.console import Console
-from rich.progress import track
-
 from lab.arms import Arm
+from lab.processes import each, processes
 from lab.real import data
 from lab.real.arms import ARMS, GROUPS_A_STEP, STEPS, SWEPT
 from lab.real.embed import Embedded, embed
@@ -88,21 +83,18 @@ def material(setting: Setting, workers: int = 1) -> Material:
 
 def run_all(setting: Setting, splits: int, workers: int) -> Found:
     """Run them, with a bar."""
-    every = (None, *ARMS, *SWEPT)
-    jobs: list[tuple[Arm | None, int]] = [(arm, n) for n in range(splits) for arm in every]
+    every = {VANILLA: None, **{arm.name: arm for arm in (*ARMS, *SWEPT)}}
+    work = [(name, n) for n in range(splits) for name in every]
+    with processes(workers) as pool:
+        calls = {f"{name} {n}": (setting, every[name], n) for name, n in work}
+        measured = each(pool, "aligning", _run, calls)
     found: Found = {}
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_run, setting, arm, n): (arm, n) for arm, n in jobs}
-        for future in track(
-            as_completed(futures), "aligning", total=len(jobs), console=Console(stderr=True)
-        ):
-            arm, n = futures[future]
-            found.setdefault(arm.name if arm else VANILLA, {})[n] = future.result()
+    for (name, n), one in zip(work, measured, strict=True):
+        found.setdefault(name, {})[n] = one
     return found
 
 
 def _run(setting: Setting, arm: Arm | None, n: int) -> Measured:
-    torch.set_num_threads(1)
     study = _study(setting, n)
     return study.run(arm) if arm else study.vanilla()
 
