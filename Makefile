@@ -70,7 +70,7 @@ bench-peers: install
 	@$(BIN)/pip show -q mosec litserve 2>/dev/null || $(BIN)/pip install -q -e '.[bench]'
 
 .PHONY: lab
-lab: install ## Does R2M pay? The core in 10 minutes on two quiet cores (LAB=--all: all in about 90)
+lab: install ## Does R2M pay? The core in 10 minutes on two quiet cores (LAB=--all: all in 45 to 90)
 	@PYTHONPATH=benchmarks $(BIN)/python -m lab $(LAB)
 
 .PHONY: lab-real

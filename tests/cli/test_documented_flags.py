@@ -10,6 +10,7 @@ import pytest
 
 from lab import __main__ as lab
 from lab import gpu
+from lab.real import __main__ as real
 from r2m_client.cli import KNOWN, main
 from r2m_service.settings import Settings
 from r2m_service.sources import ELSEWHERE, variable
@@ -70,7 +71,7 @@ def test_flags_and_variables_of_a_page_exist(page):
     if page.name == "trainers.md":
         known |= OF_TRAINERS
     if page.name == "evidence.md":
-        for parser in (gpu.parser_of_arms(), lab.parser_of_sets()):
+        for parser in (gpu.parser_of_arms(), lab.parser_of_sets(), real.parser_of_sizes()):
             known |= parser._option_string_actions.keys()
     if page.name == "tracing.md":
         known |= OF_TRACING

@@ -29,21 +29,7 @@ HEAD = ROOT / "examples" / "demo" / "head.safetensors"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Embed, align, measure; 2 where it cannot, or would show nothing."""
-    parser = argparse.ArgumentParser(prog="lab.real", description=__doc__)
-    parser.add_argument("--prompts", type=int, default=240, help="groups of 4 responses")
-    parser.add_argument("--pairs", type=int, default=200, help="of people's votes")
-    parser.add_argument("--splits", type=int, default=8, help=f"at least {FEWEST}")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "lab")
-    parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "lab")
-    parser.add_argument("--model", type=Path, help="a causal LM's folder; default: SmolLM2-135M")
-    parser.add_argument("--head", type=Path, help="its scoring head, if it has none of its own")
-    parser.add_argument(
-        "--steps", type=int, default=STEPS, help=f"aligns of each arm, at least {SHORTEST}"
-    )
-    parser.add_argument("--groups", type=int, default=GROUPS_A_STEP, help="of each align")
-    parser.add_argument("--write", action="store_true", help="docs/evidence.md, too")
-    given = parser.parse_args(arguments)
+    given = parser_of_sizes().parse_args(arguments)
     for value, least, what in (
         (given.splits, FEWEST, "splits"),
         (given.steps, SHORTEST, "aligns"),
@@ -114,6 +100,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         replace_between(PAGE, "real", body)
         print(f"wrote {PAGE.relative_to(ROOT)}")
     return 0
+
+
+def parser_of_sizes() -> argparse.ArgumentParser:
+    """The flags."""
+    parser = argparse.ArgumentParser(prog="lab.real", description=__doc__)
+    parser.add_argument("--prompts", type=int, default=240, help="groups of 4 responses")
+    parser.add_argument("--pairs", type=int, default=200, help="of people's votes")
+    parser.add_argument("--splits", type=int, default=8, help=f"at least {FEWEST}")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "lab")
+    parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "lab")
+    parser.add_argument("--model", type=Path, help="a causal LM's folder; default: SmolLM2-135M")
+    parser.add_argument("--head", type=Path, help="its scoring head, if it has none of its own")
+    parser.add_argument(
+        "--steps", type=int, default=STEPS, help=f"aligns of each arm, at least {SHORTEST}"
+    )
+    parser.add_argument("--groups", type=int, default=GROUPS_A_STEP, help="of each align")
+    parser.add_argument("--write", action="store_true", help="docs/evidence.md, too")
+    return parser
 
 
 def _save(found: Found, tables: Sequence[Table], what: dict[str, object], out: Path) -> None:
