@@ -16,7 +16,7 @@ import lab
 from lab.processes import each, processes
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from lab.processes import each, processes
 
@@ -25,6 +25,7 @@ def work(folder, n):
     time.sleep(60)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     with processes(2) as pool:
         each(pool, "sleeping", work, {str(n): (sys.argv[1], n) for n in range(4)})
 """
