@@ -53,7 +53,7 @@ SWEPT = tuple(
     for arm in (LABELLED, BACKBONE, HEAD_ONLY)
     for rate in (1e-5, 1e-4, 1e-3, 1e-2)
 )
-"""With labels, at rates around their own, 0.04/√(256·576) = 1e-4: at that the bare head stays where
+"""With labels, at rates around their own, 0.04/√(256·576) ≈ 1e-4: at that the bare head stays where
 it was, and is no comparison for those that moved."""
 QUESTIONS = (
     ("Do labels on all groups help?", "labelled-100", None),
