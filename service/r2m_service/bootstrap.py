@@ -276,6 +276,8 @@ def _load(settings: Settings) -> Backbone:
         trust_remote_code=settings.trust_remote_code,
         say=logger.info,
     )
+    for note in backbone.notes:
+        logger.warning("model: %s", note)
     if settings.compile:
         logger.info("compiling the backbone; this takes minutes")
         try:

@@ -147,8 +147,8 @@ def test_a_model_of_two_labels_and_one_cut_short(examine, tmp_path):
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     found = problems(examine(model=tmp_path / "cut"))
-    assert list(found) == ["weights"]
-    assert "cannot load" in found["weights"]
+    assert list(found) == ["model"]
+    assert "no safetensors file" in found["model"]
 
 
 def test_no_chat_template_is_a_warning(examine, tmp_path):

@@ -10,8 +10,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BertConfig,
-    BertForSequenceClassification,
+    T5Config,
+    T5ForSequenceClassification,
 )
 
 from r2m_service.modeling.loading import ModelRefusedError, load_backbone
@@ -81,7 +81,7 @@ def test_a_causal_lm_with_a_head_file_is_a_reward_model(tmp_path, reward_model):
     )
     lm.save_pretrained(tmp_path / "lm")
     models.tokenizer().save_pretrained(tmp_path / "lm")
-    with pytest.raises(ModelRefusedError, match=r"causal LM.*--head"):
+    with pytest.raises(ModelRefusedError, match=r"LlamaForCausalLM.*--head"):
         load_backbone(str(tmp_path / "lm"))
     save_file({"head.weight": tensors["score.weight"]}, tmp_path / "head.safetensors")
     backbone = load_backbone(str(tmp_path / "lm"), head_file=tmp_path / "head.safetensors")
@@ -105,20 +105,13 @@ def test_another_kind_of_model_is_refused_with_its_name(tmp_path, reward_model):
     models.save_reward_model(tmp_path / "two", num_labels=2)
     with pytest.raises(ModelRefusedError, match=r"LlamaForSequenceClassification.*2 labels"):
         load_backbone(str(tmp_path / "two"))
-    bert = BertForSequenceClassification(
-        BertConfig(
-            vocab_size=320,
-            hidden_size=32,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_labels=1,
-        )
+    t5 = T5Config(
+        vocab_size=320, d_model=32, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0
     )
-    bert.save_pretrained(tmp_path / "bert")
-    models.tokenizer().save_pretrained(tmp_path / "bert")
-    with pytest.raises(ModelRefusedError, match="BertForSequenceClassification"):
-        load_backbone(str(tmp_path / "bert"))
+    T5ForSequenceClassification(t5).save_pretrained(tmp_path / "t5")
+    models.tokenizer().save_pretrained(tmp_path / "t5")
+    with pytest.raises(ModelRefusedError, match=r"encoder-decoder \(T5ForSequenceClassification"):
+        load_backbone(str(tmp_path / "t5"))
     with pytest.raises(ModelRefusedError, match="no folder"):
         load_backbone(str(tmp_path / "nowhere"))
     with pytest.raises(ModelRefusedError, match="dtype"):

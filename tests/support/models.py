@@ -1,7 +1,7 @@
 """Small random reward models with real tokenizers, made on the spot."""
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForSequenceClassification,
     Gemma2Config,
@@ -23,12 +23,17 @@ TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>\n"
     "{{ message['content'] }}{{ eos_token }}\n{% endfor %}"
 )
+SEGMENTED = ["input_ids", "token_type_ids", "attention_mask"]
 KINDS = ("llama", "qwen3", "gpt_neox", "mistral")
 WIDTH_R = 32
 MAX_LENGTH = 128
 
 
-def tokenizer(*, template=TEMPLATE, max_length=MAX_LENGTH):
+def tokenizer(*, template=TEMPLATE, max_length=MAX_LENGTH, encoder=False, segments=False):
+    """With `encoder`, a text has a classification token before it and a separator behind it.
+
+    With `segments`, the second of two texts is numbered 1.
+    """
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -40,8 +45,16 @@ def tokenizer(*, template=TEMPLATE, max_length=MAX_LENGTH):
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         ),
     )
+    if encoder:
+        inner.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>",
+            pair="<s> $A </s> $B:1 </s>:1",
+            special_tokens=[("<s>", 1), ("</s>", 2)],
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=inner,
+        **({"cls_token": "<s>", "sep_token": "</s>"} if encoder else {}),
+        **({"model_input_names": SEGMENTED} if segments else {}),
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r2m_service.doctor.finding import Finding, Patient, ok, problem, size, warning
@@ -69,33 +68,28 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 def check_model(patient: Patient) -> Finding:
-    """Whether the model is there and of a kind that is served; its configuration alone is read."""
-    from transformers import AutoConfig
-
-    from r2m_service.modeling.loading import ModelRefusedError, brings_head
+    """Whether the model is there and of a kind that is served; its weights are not read."""
+    from r2m_service.modeling.checkpoint_files import ModelRefusedError
+    from r2m_service.modeling.checkpoints import Kind, inspect_checkpoint, named
 
     settings = patient.settings
-    name = settings.model
-    mend = "give a folder made by save_pretrained, or a hub id, with --model"
-    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
-        return problem("model", f"there is no folder {name}", mend)
-    try:
-        config: Any = AutoConfig.from_pretrained(name, trust_remote_code=settings.trust_remote_code)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().partition("\n")[0]
-        return problem("model", f"cannot load {name!r}: {first}", mend)
-    try:
-        own = brings_head(name, config, settings.head)
-    except ModelRefusedError as error:
-        return problem("model", str(error), "see --model and --head in docs/settings.md")
     if settings.head is not None and not settings.head.is_file():
         return problem("model", f"no head file at {settings.head}", "give one with --head")
-    patient.config = config
+    try:
+        checkpoint = inspect_checkpoint(
+            settings.model,
+            head_file=settings.head,
+            trust_remote_code=settings.trust_remote_code,
+            download=patient.load_model,
+        )
+    except ModelRefusedError as error:
+        return problem("model", str(error), "see docs/models.md for the models that are served")
+    config = patient.config = checkpoint.config
     patient.parameters = _parameters(config, trust_remote_code=settings.trust_remote_code)
     count = "" if patient.parameters is None else f", {patient.parameters / 1e6:.4g} M parameters"
-    head = "its own head" if own else f"the head {settings.head}"
-    kind = ", ".join(config.architectures or [])
-    return ok("model", f"{name}: {kind} with {head}{count}")
+    head = f"the head {settings.head}" if checkpoint.kind is Kind.DECODER else "its own head"
+    merged = "".join(f"; {note}" for note in checkpoint.notes)
+    return ok("model", f"{settings.model}: {named(config)} with {head}{count}{merged}")
 
 
 def _parameters(config: Any, *, trust_remote_code: bool) -> int | None:
@@ -140,10 +134,11 @@ def check_weights(patient: Patient) -> Finding | None:
     finally:
         logging.enable_progress_bar()
     patient.backbone = backbone
+    notes = "".join(f"; {note}" for note in backbone.notes)
     return ok(
         "weights",
         f"loaded, width {backbone.width_R}, texts of up to {backbone.text.max_length} tokens, "
-        f"fingerprint {backbone.fingerprint[:12]}",
+        f"fingerprint {backbone.fingerprint[:12]}{notes}",
     )
 
 

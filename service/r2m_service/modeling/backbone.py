@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from r2m_service.modeling.readers import PooledReader, Reader
 from r2m_service.modeling.text import TextEncoder
 
 TRUNCATION_RULE = "refuse"
 VOLATILE_CONFIG = ("_name_or_path", "_commit_hash", "transformers_version", "dtype", "torch_dtype")
-LOOKS_AHEAD = {"use_bidirectional_attention": True, "is_causal": False}
-"""What a configuration says of a decoder whose tokens attend to those behind them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Encoded:
     """One sample's embeddings.
 
     Attributes:
-        rte_R: H_last at the last real token, float32.
+        rte_R: H_last, what the model's own class multiplies by its scoring head; float32.
         states_SR: the last layer's states (after the final norm) of all tokens, in the backbone's
             dtype; None where nobody asked.
     """
@@ -40,31 +40,45 @@ class Encoded:
 class Backbone:
     """A frozen LLM with its tokenizer, its scoring head, and its fingerprint.
 
-    Build it with `loading.load_backbone`.
+    Build it with `loading.load_backbone`, which measures `looks_ahead` and `alone`.
+
+    Attributes:
+        pad: the id that fills a shorter text of a batch.
+        switches: text lengths beyond which the model computes all its tokens differently (LongRoPE
+            has one set of frequencies for short texts and one for long ones).
+        looks_ahead: whether a token's state depends on those behind it, so that padding is masked.
+        alone: whether padding changes rewards all the same, so that each text has its own pass.
+        notes: what an operator should know of this model, in sentences.
     """
 
     def __init__(
         self,
         *,
         name: str,
-        model: nn.Module,
+        reader: Reader,
         config: Mapping[str, Any],
         weight_R: Tensor,
         bias: Tensor | None,
         text: TextEncoder,
         device: torch.device,
         dtype: torch.dtype,
+        pad: int = 0,
+        switches: tuple[int, ...] = (),
     ) -> None:
         self.name = name
         self.text = text
         self.device = device
         self.dtype = dtype
+        self.pad = pad
+        self.switches = switches
+        self.looks_ahead = isinstance(reader, PooledReader)
+        self.alone = False
+        self.notes: tuple[str, ...] = ()
         self.weight_R = weight_R.detach().float().to(device)
         self.bias = None if bias is None else bias.detach().float().reshape(()).to(device)
         self._config = config
-        self._model = model.requires_grad_(False).eval().to(device)
-        self._forward: Callable[..., Any] = self._model
-        self._looks_ahead = any(config.get(name) is value for name, value in LOOKS_AHEAD.items())
+        self._reader = reader.requires_grad_(False).eval().to(device)
+        self._forward: Callable[..., Any] = self._reader
         self.width_R = int(self.weight_R.shape[0])
         self.fingerprint = self.compute_fingerprint()
 
@@ -77,7 +91,7 @@ class Backbone:
         Args:
             backend: of torch.compile.
         """
-        self._forward = torch.compile(self._model, dynamic=True, backend=backend)
+        self._forward = torch.compile(self._reader, dynamic=True, backend=backend)
         for lengths in ((8,), (9, 5)):
             self.encode([[0] * length for length in lengths])
 
@@ -90,36 +104,53 @@ class Backbone:
     def encode(
         self, batch: Sequence[Sequence[int]], *, states: Sequence[bool] | None = None
     ) -> list[Encoded]:
-        """RTEs of a padded batch.
-
-        Padding is on the right, where no real token of a causal model sees it: its states are those
-        of the unpadded text, up to rounding, without a mask, which would take attention's slower
-        kernel. Only a model whose configuration says that it looks ahead gets one.
+        """RTEs of a batch; texts that may not share a pass have one each.
 
         Args:
             batch: token ids, at least one each.
             states: of which texts all tokens' states are wanted too; None: of none.
         """
-        lengths = [len(ids) for ids in batch]
-        longest = max(lengths)
-        ids_NS = torch.zeros(len(batch), longest, dtype=torch.long)
-        mask_NS = torch.zeros(len(batch), longest, dtype=torch.long)
+        passes: defaultdict[int, list[int]] = defaultdict(list)
         for row, ids in enumerate(batch):
-            ids_NS[row, : len(ids)] = torch.tensor(ids)
-            mask_NS[row, : len(ids)] = 1
-        masked = self._looks_ahead and min(lengths) < longest
-        out = self._forward(
-            input_ids=ids_NS.to(self.device),
-            attention_mask=mask_NS.to(self.device) if masked else None,
-            use_cache=False,
+            passes[row if self.alone else self._side(len(ids))].append(row)
+        encoded: dict[int, Encoded] = {}
+        for rows in passes.values():
+            wanted = {row for row in rows if states is not None and states[row]}
+            encoded.update(self._pass({row: batch[row] for row in rows}, wanted))
+        return [encoded[row] for row in range(len(batch))]
+
+    def _side(self, length: int) -> int:
+        """How many of the switches a text of this length is beyond."""
+        return sum(length > switch for switch in self.switches)
+
+    def _pass(
+        self, texts: Mapping[int, Sequence[int]], wanted: Collection[int]
+    ) -> dict[int, Encoded]:
+        """One forward pass over a right-padded batch.
+
+        No token of a causal model sees padding on its right: its states are those of the unpadded
+        text, up to rounding, without a mask, which would take attention's slower kernel.
+        """
+        lengths = {row: len(ids) for row, ids in texts.items()}
+        longest = max(lengths.values())
+        ids_NS = torch.full((len(texts), longest), self.pad, dtype=torch.long)
+        mask_NS = torch.zeros(len(texts), longest, dtype=torch.long)
+        for place, ids in enumerate(texts.values()):
+            ids_NS[place, : len(ids)] = torch.tensor(ids)
+            mask_NS[place, : len(ids)] = 1
+        masked = self.looks_ahead and min(lengths.values()) < longest
+        rte_NR, hidden_NSR = self._forward(
+            ids_NS.to(self.device),
+            mask_NS.to(self.device) if masked else None,
+            (mask_NS.sum(-1) - 1).to(self.device),
         )
-        hidden_NSR: Tensor = out.last_hidden_state
-        found: list[Encoded] = []
-        for row, length in enumerate(lengths):
-            wanted = states is not None and states[row]
-            states_SR = hidden_NSR[row, :length].clone() if wanted else None
-            found.append(Encoded(hidden_NSR[row, length - 1].float().clone(), states_SR))
-        return found
+        return {
+            row: Encoded(
+                rte_NR[place].float().clone(),
+                hidden_NSR[place, :length].clone() if row in wanted else None,
+            )
+            for place, (row, length) in enumerate(lengths.items())
+        }
 
     def compute_fingerprint(self) -> str:
         """SHA-256 over all that changes a reward; a million updates must leave it as it is."""
@@ -129,7 +160,7 @@ class Backbone:
             digest.update(f"{label}:{len(value)}:".encode())
             digest.update(value)
 
-        for name, tensor in sorted(self._model.state_dict().items()):
+        for name, tensor in sorted(self._reader.module.state_dict().items()):
             add(f"{name} {tensor.dtype} {list(tensor.shape)}", _raw(tensor))
         add("head.weight", _raw(self.weight_R))
         add("head.bias", b"" if self.bias is None else _raw(self.bias))
@@ -147,6 +178,9 @@ class Backbone:
             "max_length": self.text.max_length,
             "truncation": TRUNCATION_RULE,
         }
+        reads = self._reader.rule(getattr(tokenizer, "eos_token_id", None))
+        if reads is not None:  # only then: fingerprints of models read at the last token stay
+            rule["reads"] = reads
         add("rule", json.dumps(rule, sort_keys=True).encode())
         return digest.hexdigest()
 

@@ -1,37 +1,53 @@
-"""Which models can be served, and how one becomes a `Backbone`.
+"""How a checkpoint becomes a `Backbone`: weights, tokenizer, limits, and a check of the whole.
 
-Any Hugging Face sequence classifier with one label on a decoder, or a causal LM plus a head file.
-Everything else is refused with its name: transformers would often go on with random numbers.
+`checkpoints` says which models can be served, `verification` compares what was built with the
+model's own forward pass before it scores anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    PreTrainedConfig,
 )
 
 from r2m_service.modeling.backbone import Backbone
+from r2m_service.modeling.checkpoint_files import ModelRefusedError, first_line, has_tokenizer
+from r2m_service.modeling.checkpoints import Checkpoint, Kind, inspect_checkpoint
+from r2m_service.modeling.head_files import own_head, read_head
+from r2m_service.modeling.limits import (
+    embedded_ids,
+    max_length_of,
+    pad_of,
+    rope_switches,
+    width_of,
+    within_table,
+)
+from r2m_service.modeling.readers import PooledReader, Reader, TokenReader, segments_of
 from r2m_service.modeling.text import TextEncoder
+from r2m_service.modeling.verification import mismatch, own_reward, probes_of, settle
+
+__all__ = ["ModelRefusedError", "load_backbone", "pick_device", "pick_dtype"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NEEDS_EAGER = {"gemma2"}
 """Model types whose logit soft-capping the fused attention kernels do not know."""
 
+HEAD_MODULES = ("score.", "classifier.", "value_head.", "v_head.", "head.")
+"""Where scoring heads lie; a tensor there that is not loaded changes every reward."""
 
-class ModelRefusedError(ValueError):
-    """A model that this service cannot serve: which, why, and what it takes instead."""
+HEAD_KEYS = ("score.weight", "classifier.weight", "classifier.bias")
+"""Of the base model under an adapter, which brings them."""
 
 
 def load_backbone(
@@ -47,51 +63,75 @@ def load_backbone(
     """Load a frozen reward model.
 
     Args:
-        model: a folder or a hub id of a sequence classifier with one label, or of a causal LM.
-        head_file: for a causal LM: safetensors with `head.weight` (1, R), maybe `head.bias` (1).
+        model: a folder or hub id of a reward model (docs/models.md lists which), or of a decoder.
+        head_file: for a decoder: safetensors with `head.weight` (1, R) and maybe `head.bias` (1),
+            or LLaMA-Factory's value_head.safetensors.
         device: `auto` takes a GPU where there is one.
         dtype: `auto` is bfloat16 on a GPU, float32 on a CPU.
-        max_length: tokens; default: what model and tokenizer state.
+        max_length: tokens; default: the lesser of what model and tokenizer state.
         trust_remote_code: run code that comes with the model. Never on by itself.
-        say: hears of progress.
+        say: gets progress and notes, a sentence each.
 
     Raises:
-        ModelRefusedError: another kind of model, a missing or unfit head, no such folder.
+        ModelRefusedError: another kind of model, a missing or unfit head, no such folder, or a
+            model whose own forward pass gives other rewards than its head on H_last.
     """
     where = pick_device(device)
     kind = pick_dtype(dtype, where)
-    if Path(model).is_absolute() and not Path(model).is_dir():
-        raise ModelRefusedError(f"there is no folder {model}")
-    common: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    checkpoint = inspect_checkpoint(model, head_file=head_file, trust_remote_code=trust_remote_code)
+    notes = list(checkpoint.notes)
     say(f"loading {model} ({kind} on {where})")
     try:
-        # As written in its file: defaults that another transformers release adds are not its own.
-        written: dict[str, Any] = PreTrainedConfig.get_config_dict(model)[0]
-        config: Any = AutoConfig.from_pretrained(model, **common)
-        tokenizer: Any = AutoTokenizer.from_pretrained(model, **common)
-        loaded = {"dtype": DTYPES[kind], "output_loading_info": True, **common}
-        if getattr(config, "model_type", "") in NEEDS_EAGER:
-            loaded["attn_implementation"] = "eager"
-        base, weight_R, bias = _load(model, config, head_file, loaded)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        # The last two: weights that are cut short, of other shapes, or too large for the memory.
-        if isinstance(error, ModelRefusedError):
-            raise
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelRefusedError(f"cannot load {model!r}: {first}") from error
-    limit = _max_length(config, tokenizer, max_length)
-    rows = _check_tokenizer(model, base, tokenizer)
-    say("hashing weights")
-    return Backbone(
-        name=model,
-        model=base,
-        config=written,
-        weight_R=weight_R,
-        bias=bias,
-        text=TextEncoder(tokenizer, limit, rows),
-        device=where,
-        dtype=DTYPES[kind],
-    )
+        tokenizer = _tokenizer(checkpoint, trust_remote_code=trust_remote_code)
+    except ModelRefusedError:
+        raise
+    except Exception as error:  # a file that is cut short, a library that is missing, own code
+        raise ModelRefusedError(f"cannot load {model!r}: {first_line(error)}") from error
+    limit = max_length_of(checkpoint.config, tokenizer, max_length, notes)
+    pad = pad_of(checkpoint.config)
+    # Before the weights: a head that does not fit is found at once.
+    head = None if head_file is None else read_head(head_file, width_of(checkpoint.config))
+    options: dict[str, Any] = {
+        "config": checkpoint.config,
+        "dtype": DTYPES[kind],
+        "output_loading_info": True,
+        "trust_remote_code": trust_remote_code,
+    }
+    if getattr(checkpoint.config, "model_type", "") in NEEDS_EAGER:
+        options["attn_implementation"] = "eager"
+    try:
+        whole = _weights(checkpoint, options, notes).eval().to(where)
+        base: nn.Module = whole.base_model
+        rows = embedded_ids(model, base, tokenizer)
+        limit = within_table(limit, base, asked=max_length)
+        probes = probes_of(tokenizer, limit, pad)
+        if checkpoint.kind is Kind.CLASSIFIER:
+            reader, weight_R, bias = _as_its_class(checkpoint, whole, tokenizer, probes, where)
+        else:
+            reader = TokenReader(base, None)
+            weight_R, bias = head or own_head(checkpoint, width_of(checkpoint.config))
+        say("hashing weights")
+        backbone = Backbone(
+            name=model,
+            reader=reader,
+            config=checkpoint.written,
+            weight_R=weight_R,
+            bias=bias,
+            text=TextEncoder(tokenizer, limit, rows),
+            device=where,
+            dtype=DTYPES[kind],
+            pad=0 if pad is None else pad,
+            switches=rope_switches(checkpoint.config),
+        )
+        notes += settle(backbone, probes)
+    except ModelRefusedError:
+        raise
+    except Exception as error:
+        # Weights that are cut short, of other shapes or too large for the memory; a quantisation
+        # whose library is missing; whatever a model's own code raises.
+        raise ModelRefusedError(f"cannot load {model!r}: {first_line(error)}") from error
+    backbone.notes = tuple(notes)
+    return backbone
 
 
 def pick_device(device: str) -> torch.device:
@@ -107,8 +147,7 @@ def pick_device(device: str) -> torch.device:
         # What a build without CUDA says comes with the first tensor, and as another error.
         torch.zeros(1, device=where).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise ModelRefusedError(f"device {device!r} cannot be used: {first}") from None
+        raise ModelRefusedError(f"device {device!r} cannot be used: {first_line(error)}") from None
     return where
 
 
@@ -124,112 +163,163 @@ def pick_dtype(dtype: str, where: torch.device) -> str:
     return kind
 
 
-def brings_head(model: str, config: Any, head_file: Path | None) -> bool:
-    """Whether a model has its own scoring head (or needs the file), by its configuration alone.
+def _tokenizer(checkpoint: Checkpoint, *, trust_remote_code: bool) -> Any:
+    """The tokenizer; an adapter's own one also says which token its trainer padded with."""
+    adapter = checkpoint.adapter
+    own = adapter is not None and has_tokenizer(adapter)
+    source = adapter if adapter is not None and own else checkpoint.source
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    config = checkpoint.config.get_text_config()
+    if adapter is not None and checkpoint.kind is Kind.CLASSIFIER:
+        if own:
+            config.pad_token_id = tokenizer.pad_token_id
+        elif config.pad_token_id is None:
+            raise ModelRefusedError(
+                f"{adapter!r} has no tokenizer, and {checkpoint.source!r} no pad_token_id: which "
+                "token the adapter was trained to be read at is not known. Save the tokenizer that "
+                "it was trained with into its folder"
+            )
+    return tokenizer
+
+
+def _weights(checkpoint: Checkpoint, options: dict[str, Any], notes: list[str]) -> Any:
+    """The model with its weights, and with its adapter merged into them.
 
     Raises:
-        ModelRefusedError: a kind that is not served, or one that the head file does not go with.
+        ModelRefusedError: weights are missing, or the checkpoint holds a head that is not loaded.
     """
-    architectures: list[str] = list(getattr(config, "architectures", None) or [])
-    named = ", ".join(architectures) or type(config).__name__
-    if getattr(config, "is_encoder_decoder", False):
-        raise ModelRefusedError(f"{model!r} is an encoder-decoder ({named}); a causal LM is needed")
-    if any(name.endswith("ForSequenceClassification") for name in architectures):
-        if head_file is not None:
-            raise ModelRefusedError(
-                f"{model!r} ({named}) has its own scoring head: give no head file"
-            )
-        if config.num_labels != 1:
-            raise ModelRefusedError(
-                f"{model!r} ({named}) has {config.num_labels} labels; a reward model has one"
-            )
-        return True
-    if any(name.endswith("ForCausalLM") for name in architectures):
-        if head_file is None:
-            raise ModelRefusedError(
-                f"{model!r} is a causal LM ({named}) without a scoring head: give one with --head"
-            )
-        return False
-    raise ModelRefusedError(
-        f"{model!r} is of kind {named}; a …ForSequenceClassification with one label, or a "
-        "…ForCausalLM with a head file, is needed"
-    )
+    auto: Any = AutoModel
+    if checkpoint.kind is Kind.CLASSIFIER:
+        auto = AutoModelForSequenceClassification
+    elif checkpoint.adapter is not None:  # it names its weights as those of a causal LM
+        auto = AutoModelForCausalLM
+    whole, info = auto.from_pretrained(checkpoint.source, **options)
+    # The head that an adapter was trained with comes with the adapter.
+    _refuse_missing(checkpoint, info, but=HEAD_KEYS if checkpoint.adapter is not None else ())
+    _refuse_unloaded(checkpoint, whole, info, notes)
+    return _merged(checkpoint, whole)
 
 
-def _load(
-    model: str, config: Any, head_file: Path | None, loaded: dict[str, Any]
-) -> tuple[nn.Module, Tensor, Tensor | None]:
-    if brings_head(model, config, head_file):
-        whole, info = AutoModelForSequenceClassification.from_pretrained(model, **loaded)
-        _refuse_missing(model, info)
-        score = getattr(whole, "score", None)
-        if not isinstance(score, nn.Linear):
-            raise ModelRefusedError(
-                f"{model!r} ({type(whole).__name__}) has no linear `score` on a causal backbone; "
-                "decoder reward models such as LlamaForSequenceClassification do"
-            )
-        bias: Tensor | None = score.bias
-        return whole.base_model, score.weight[0], bias
-    assert head_file is not None
-    # Before the weights: a head that does not fit is found at once.
-    weight_R, bias = _read_head(head_file, int(config.hidden_size))
-    base, info = AutoModel.from_pretrained(model, **loaded)
-    _refuse_missing(model, info)
-    return base, weight_R, bias
+def _as_its_class(
+    checkpoint: Checkpoint,
+    whole: Any,
+    tokenizer: Any,
+    probes: Mapping[str, tuple[int, ...]],
+    device: torch.device,
+) -> tuple[Reader, Tensor, Tensor | None]:
+    """How a …ForSequenceClassification is read, and its head: weight (R,) and bias.
+
+    A decoder's class reads one token's state, which its base model gives alone. Where that does
+    not give the class's own rewards, the class itself runs, the identity in place of its last
+    layer.
+
+    Raises:
+        ModelRefusedError: neither of the two gives its own rewards.
+    """
+    for config in (whole.config, whole.config.get_text_config()):
+        config.use_cache = False
+    name, head = _last_layer(checkpoint, whole)
+    weight_R, bias = head.weight[0].detach().clone(), head.bias
+    separator = _separator(checkpoint, tokenizer)
+    own = {probe: own_reward(whole, ids, device, separator) for probe, ids in probes.items()}
+    token = TokenReader(whole.base_model, pad_of(whole.config))
+    why = mismatch(token, weight_R, bias, probes, own, device)
+    if why is None:
+        return token, weight_R, bias
+    parent, _, leaf = name.rpartition(".")
+    setattr(whole.get_submodule(parent), leaf, nn.Identity())
+    pooled = PooledReader(whole, whole.base_model, separator)
+    if mismatch(pooled, weight_R, bias, probes, own, device) is not None:
+        raise ModelRefusedError(
+            f"{checkpoint.name!r} ({type(whole).__name__}) is more than a linear head on one "
+            f"state, which is all that is served: {why}"
+        )
+    return pooled, weight_R, bias
 
 
-def _refuse_missing(model: str, info: Any) -> None:
-    missing = sorted(info["missing_keys"])
+def _merged(checkpoint: Checkpoint, whole: Any) -> Any:
+    """The model with its adapter in its weights."""
+    if checkpoint.adapter is None:
+        return whole
+    try:
+        peft = importlib.import_module("peft")
+    except ModuleNotFoundError as error:
+        raise ModelRefusedError(
+            f"{checkpoint.adapter!r} is a PEFT adapter, which needs the package peft: "
+            "pip install 'r2m-serve[peft]'"
+        ) from error
+    with warnings.catch_warnings():
+        # Names of transformers that a release of PEFT still uses are not the operator's concern.
+        warnings.simplefilter("ignore", FutureWarning)
+        # PEFT only warns of weights that the adapter lacks, and goes on with random numbers.
+        warnings.filterwarnings("error", message=".*missing adapter keys.*")
+        return peft.PeftModel.from_pretrained(whole, checkpoint.adapter).merge_and_unload()
+
+
+def _last_layer(checkpoint: Checkpoint, whole: Any) -> tuple[str, nn.Linear]:
+    inside = {id(module) for module in whole.base_model.modules()}
+    found = [
+        (name, module)
+        for name, module in whole.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == 1 and id(module) not in inside
+    ]
+    if len(found) != 1:
+        raise ModelRefusedError(
+            f"{checkpoint.name!r} ({type(whole).__name__}) has {len(found)} linear layers with one "
+            "output above its base model; a reward model has one"
+        )
+    return found[0]
+
+
+def _separator(checkpoint: Checkpoint, tokenizer: Any) -> int | None:
+    """Id of the token that ends a segment, where the model embeds segments.
+
+    Raises:
+        ModelRefusedError: the tokenizer numbers segments by another rule.
+    """
+    if (getattr(checkpoint.config, "type_vocab_size", 0) or 0) < 2:
+        return None
+    pair = tokenizer("a", "b")
+    stated = pair.get("token_type_ids")
+    if not stated or not any(stated):
+        return None
+    separator = tokenizer.sep_token_id
+    ids_NS = torch.tensor([pair["input_ids"]])
+    if separator is None or segments_of(ids_NS, separator)[0].tolist() != list(stated):
+        raise ModelRefusedError(
+            f"{checkpoint.name!r}: its tokenizer numbers segments {list(stated)}; 0 up to the "
+            "first separator and 1 behind it is what is served"
+        )
+    return int(separator)
+
+
+def _refuse_missing(checkpoint: Checkpoint, info: Any, *, but: tuple[str, ...] = ()) -> None:
+    missing = sorted(name for name in info["missing_keys"] if name not in but)
     if missing:
         # transformers would go on with random numbers in their place.
         raise ModelRefusedError(
-            f"{model!r} lacks {len(missing)} of its weights, first {missing[0]!r}: its rewards "
-            "would be random"
+            f"{checkpoint.name!r} lacks {len(missing)} of its weights, first {missing[0]!r}: its "
+            "rewards would be random"
         )
 
 
-def _read_head(path: Path, width_R: int) -> tuple[Tensor, Tensor | None]:
-    if not path.is_file():
-        raise ModelRefusedError(f"no head file at {path}")
-    try:
-        tensors = load_file(path)
-    except Exception as error:
-        raise ModelRefusedError(f"{path} is no safetensors file: {error}") from None
-    weight = tensors.get("head.weight")
-    if weight is None or tuple(weight.shape) != (1, width_R):
-        found = {name: list(t.shape) for name, t in tensors.items()}
+def _refuse_unloaded(
+    checkpoint: Checkpoint, loaded: nn.Module, info: Any, notes: list[str]
+) -> None:
+    """Weights on disk that the class has no place for: another class wrote them."""
+    unloaded = sorted(
+        name
+        for name in info["unexpected_keys"]
+        if name != checkpoint.head and not name.startswith("lm_head.")
+    )
+    heads = [name for name in unloaded if name.startswith(HEAD_MODULES)]
+    if heads:
         raise ModelRefusedError(
-            f"{path} needs `head.weight` of shape [1, {width_R}], it has {found}"
+            f"{checkpoint.name!r} holds {heads[0]!r}, which {type(loaded).__name__} does not load: "
+            "its rewards would not be those that it was trained for"
         )
-    bias = tensors.get("head.bias")
-    if bias is not None and bias.numel() != 1:
-        raise ModelRefusedError(f"{path}: `head.bias` holds one number, got {bias.numel()}")
-    if not all(bool(torch.isfinite(t).all()) for t in (weight, bias) if t is not None):
-        raise ModelRefusedError(f"{path} holds NaN or infinity")
-    return weight[0], bias
-
-
-def _max_length(config: Any, tokenizer: Any, asked: int | None) -> int:
-    limits = [int(getattr(config, "max_position_embeddings", 0) or 0)]
-    limits.append(int(min(getattr(tokenizer, "model_max_length", 0) or 0, 1 << 30)))
-    known = [limit for limit in limits if 0 < limit < 1 << 30]
-    most = min(known, default=1 << 20)
-    if asked is None:
-        return most
-    if not 1 <= asked <= most:
-        raise ModelRefusedError(f"max length is between 1 and the model's {most}, got {asked}")
-    return asked
-
-
-def _check_tokenizer(model: str, base: nn.Module, tokenizer: Any) -> int:
-    embedding: Any = base.get_input_embeddings()  # type: ignore[operator]
-    rows = int(embedding.weight.shape[0])
-    if len(tokenizer) > rows:
-        raise ModelRefusedError(
-            f"{model!r}: the tokenizer knows {len(tokenizer)} tokens, the model embeds {rows}: "
-            "they do not belong together"
+    if unloaded:
+        notes.append(
+            f"{len(unloaded)} weights of the checkpoint are not part of {type(loaded).__name__}, "
+            f"first {unloaded[0]!r}"
         )
-    pad = tokenizer.pad_token_id
-    if pad is not None and not 0 <= pad < rows:
-        raise ModelRefusedError(f"{model!r}: pad token {pad} is outside the {rows} embeddings")
-    return rows
