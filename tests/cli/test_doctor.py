@@ -65,7 +65,7 @@ def test_a_good_server_is_fine_and_nothing_is_left_behind(r2m, reward_model, tmp
     assert checks[0] == "settings"
     named = [name for name, _ in doctor_package.CHECKS]
     assert checks[1:] == [
-        name for name in named if name not in {"runs", "heads", "ops port", "tls"}
+        name for name in named if name not in {"extras", "runs", "heads", "ops port", "tls"}
     ]
     assert "nothing would stop r2m serve" in last
     assert list(tmp_path.iterdir()) == []

@@ -61,7 +61,10 @@ CONTRADICTIONS = {
         f"{SHARED},replicas=2,model.existingClaim=,model.hub=org/rm",
         "give it ReadWriteMany",
     ),
-    "a volume that is not there": ("model.existingClaim=,model.extraVolume=a", "is none of extraVolumes"),
+    "a volume that is not there": (
+        "model.existingClaim=,model.extraVolume=a",
+        "is none of extraVolumes",
+    ),
     "two sources of the CA": ("caBundle.configMap=a,caBundle.secret=b", "not both"),
     "mutual TLS without TLS": ("tls.clientCASecret=ca", "it needs tls.enabled"),
 }  # fmt: skip
@@ -184,7 +187,10 @@ def test_keda_asks_for_what_the_monitor_scrapes_whatever_the_services_type(which
     more = f"{SHARED},autoscaling.kind=keda,metrics.serviceMonitor.enabled=true"
     made = objects(template(which, *LEAST, "--set", f"{more},service.type={kind}"))
     monitor = only(made, "ServiceMonitor")["spec"]
-    wanted, ports = monitor["selector"]["matchLabels"], {one["port"] for one in monitor["endpoints"]}
+    wanted, ports = (
+        monitor["selector"]["matchLabels"],
+        {one["port"] for one in monitor["endpoints"]},
+    )
     # As Prometheus' operator does: the label `service` is the name of the Service it went through.
     scraped = [
         one["metadata"]["name"] for one in made

@@ -14,6 +14,7 @@ from r2m_service.doctor.finding import Finding, Level, Line, Patient, ok, proble
 from r2m_service.doctor.heads import check_heads
 from r2m_service.doctor.host import (
     check_clock,
+    check_extras,
     check_memory,
     check_packages,
     check_python,
@@ -45,6 +46,7 @@ Check = Callable[[Patient], Finding | None]
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("python", check_python),
     ("packages", check_packages),
+    ("extras", check_extras),
     ("device", check_device),
     ("dtype", check_dtype),
     ("threads", check_threads),
