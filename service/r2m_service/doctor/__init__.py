@@ -33,6 +33,7 @@ from r2m_service.doctor.storage import (
     check_blobs,
     check_database,
     check_disk,
+    check_journal,
     check_runs,
     check_state,
 )
@@ -61,6 +62,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("blobs", check_blobs),
     ("heads", check_heads),
     ("disk", check_disk),
+    ("journal", check_journal),
     ("http port", check_http),
     ("grpc port", check_grpc),
     ("ops port", check_ops),

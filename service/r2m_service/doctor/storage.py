@@ -28,8 +28,7 @@ def check_state(patient: Patient) -> Finding | None:
     if why is not None:
         patient.state_usable = False
         return problem("state", f"{state} cannot be used: {why}", "give a folder with --state")
-    can = "can be written" if state.is_dir() else "can be made"
-    return ok("state", f"{state.absolute()} {can}")
+    return ok("state", _can(state))
 
 
 def check_database(patient: Patient) -> Finding | None:
@@ -135,6 +134,23 @@ def check_disk(patient: Patient) -> Finding | None:
     if free < HEADS_OF_ROOM * one:
         return warning("disk", f"{found}: room for {free // one}", mend)
     return ok("disk", found)
+
+
+def check_journal(patient: Patient) -> Finding | None:
+    """Whether the journal's folder can be written, or made."""
+    folder = patient.settings.journal
+    if folder is None:
+        return None
+    why = _refusal(folder)
+    if why is not None:
+        return problem(
+            "journal", f"the journal cannot be written: {why}", "give a folder with --journal"
+        )
+    return ok("journal", _can(folder))
+
+
+def _can(folder: Path) -> str:
+    return f"{folder.absolute()} can be {'written' if folder.is_dir() else 'made'}"
 
 
 def _typical_head(patient: Patient) -> int:
