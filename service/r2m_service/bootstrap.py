@@ -241,7 +241,7 @@ def _open_registry(settings: Settings) -> tuple[SqlRegistry, Callable[[], None]]
 
 
 def _open_blobs(settings: Settings) -> BlobStore:
-    """The heads' files; an object store is written to once, since opening it calls nobody."""
+    """The heads' files; an object store is tried with one file: opening it sends nothing."""
     try:
         blobs = BlobStore(settings.blobs_url)
         if blobs.remote:
