@@ -146,14 +146,19 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
     if settings.threads is not None or settings.deterministic:
         # The number of threads decides how sums are split, hence their last bits.
         torch.set_num_threads(settings.threads or 1)
-    registry, unlock = _open_registry(settings)
-    try:
-        loaded = backbone or _load(settings)
-        blobs = BlobStore(settings.blobs_url)
-    except (ModelRefusedError, Problem, OSError, ValueError) as error:
-        registry.close()
-        unlock()
-        raise StartError(str(error)) from error
+    with contextlib.ExitStack() as undo:
+        # What fails fast comes before the model, which takes minutes to load.
+        registry, unlock = _open_registry(settings)
+        undo.callback(unlock)
+        undo.callback(registry.close)
+        blobs = _open_blobs(settings)
+        journal = _open_journal(settings)
+        try:
+            loaded = backbone or _load(settings)
+        except (ModelRefusedError, Problem, OSError, ValueError) as error:
+            raise StartError(str(error)) from error
+        traces = _open_tracing(settings, loaded)
+        undo.pop_all()
     retention = Retention(registry, blobs, settings.keep)
     _tidy(registry, blobs, retention, fingerprint=loaded.fingerprint, alone=settings.embedded)
     # Of this server's own: a process may hold several, as tests do.
@@ -172,12 +177,6 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
         trace=settings.journal is not None,
         metrics=metrics,
     )
-    try:
-        journal = _open_journal(settings)
-        traces = _open_tracing(settings, loaded)
-    except StartError:
-        registry.close()
-        raise
     engine.start()
 
     def ready() -> bool:
@@ -207,15 +206,11 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
 def _open_journal(settings: Settings) -> ArrowJournal | None:
     if settings.journal is None:
         return None
-    try:
-        # pyarrow is an extra: only who keeps a journal needs it.
-        from r2m_service.journal.writer import ArrowJournal
+    # pyarrow is an extra (`extras`).
+    from r2m_service.journal.writer import ArrowJournal
 
+    try:
         return ArrowJournal(settings.journal, full=settings.journal_full)
-    except ModuleNotFoundError as error:
-        raise StartError(
-            f"--journal needs the package {error.name}: pip install 'r2m-serve[journal]'"
-        ) from error
     except Problem as problem:
         raise StartError(f"{problem.message} (--journal)") from problem
 
@@ -223,13 +218,9 @@ def _open_journal(settings: Settings) -> ArrowJournal | None:
 def _open_tracing(settings: Settings, backbone: Backbone) -> OtlpTracing | None:
     if settings.otlp_endpoint is None:
         return None
-    try:
-        # OpenTelemetry is an extra: only who has a collector needs it.
-        from r2m_service.telemetry.tracing import OtlpTracing
-    except ModuleNotFoundError as error:
-        raise StartError(
-            f"--otlp-endpoint needs the package {error.name}: pip install 'r2m-serve[otel]'"
-        ) from error
+    # OpenTelemetry is an extra (`extras`).
+    from r2m_service.telemetry.tracing import OtlpTracing
+
     return OtlpTracing(
         settings.otlp_endpoint, share=settings.otlp_share, fingerprint=backbone.fingerprint
     )
@@ -247,6 +238,18 @@ def _open_registry(settings: Settings) -> tuple[SqlRegistry, Callable[[], None]]
             raise
     except Problem as error:
         raise StartError(f"{error.message} ({where})") from error
+
+
+def _open_blobs(settings: Settings) -> BlobStore:
+    """The heads' files; an object store is tried with one file: opening it sends nothing."""
+    try:
+        blobs = BlobStore(settings.blobs_url)
+        if blobs.remote:
+            blobs.try_out()
+    except Problem as problem:
+        where = "--blobs" if settings.blobs else f"--state {settings.state}"
+        raise StartError(f"{problem.message} ({where})") from problem
+    return blobs
 
 
 def _tidy(

@@ -65,7 +65,9 @@ def test_a_good_server_is_fine_and_nothing_is_left_behind(r2m, reward_model, tmp
     assert checks[0] == "settings"
     named = [name for name, _ in doctor_package.CHECKS]
     assert checks[1:] == [
-        name for name in named if name not in {"runs", "heads", "ops port", "tls"}
+        name
+        for name in named
+        if name not in {"extras", "journal", "runs", "heads", "ops port", "tls"}
     ]
     assert "nothing would stop r2m serve" in last
     assert list(tmp_path.iterdir()) == []
@@ -190,6 +192,17 @@ def test_a_file_in_place_of_the_blobs_folder(examine, tmp_path):
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "blobs").write_text("")
     assert list(problems(examine("--no-model"))) == ["blobs"]
+
+
+def test_a_journal_that_cannot_be_written(examine, tmp_path):
+    (tmp_path / "file").write_text("")
+    for journal in (tmp_path / "file", tmp_path / "file" / "below"):
+        found = problems(examine("--no-model", "--journal", journal))
+        assert list(found) == ["journal"]
+        assert f"{tmp_path / 'file'}: Not a directory" in found["journal"]
+    fine = examine("--no-model", "--journal", tmp_path / "new")
+    assert fine["journal"]["found"] == f"{tmp_path / 'new'} can be made"
+    assert not (tmp_path / "new").exists()
 
 
 def test_blobs_elsewhere(examine, tmp_path):

@@ -17,6 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 from support.charts import ROOT, golden, only
 
+from r2m_service.extras import EXTRAS
 from r2m_service.settings import Settings
 from r2m_service.sources import variable
 
@@ -90,6 +91,20 @@ def test_every_direct_dependency_of_the_images_is_pinned():
         assert f"torch=={pinned['torch']}" in (DOCKER / name).read_text()
         assert f"'.[{','.join(extras)}]'" in (DOCKER / name).read_text()
     assert f"torch=={pinned['torch']}" in (ROOT / "Makefile").read_text()
+
+
+def test_the_page_names_the_extras_and_which_of_them_the_images_have():
+    page = (ROOT / "docs" / "deploy.md").read_text().partition("## Extras")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines()
+            if line.startswith("| `")]  # fmt: skip
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    named = {row[0].strip("`"): row[3] for row in rows}
+    assert set(named) <= set(extras)
+    assert set(EXTRAS.values()) <= set(named)
+    images = runpy.run_path(str(DOCKER / "pin.py"))["EXTRAS"].split(",")
+    assert {extra for extra, there in named.items() if there == "yes"} == set(images)
 
 
 def test_pins_leave_out_ourselves_build_labels_and_what_torch_brings():

@@ -7,7 +7,7 @@ import runpy
 import jsonschema
 import pytest
 import yaml
-from support.charts import CHART, ROOT, VALUES
+from support.charts import CHART, ROOT, VALUES, golden, only
 
 from r2m_service.settings import Settings
 
@@ -104,6 +104,16 @@ def test_every_value_is_in_the_schema_and_every_property_in_the_values():
                 compare(value, properties[name], name)
 
     compare(DEFAULTS, SCHEMA, "")
+
+
+def test_a_volume_of_ones_own_has_a_name_that_the_chart_does_not_use():
+    named = SCHEMA["properties"]["extraVolumes"]["items"]["properties"]["name"]["not"]["enum"]
+    used = set()
+    for values in VALUES:
+        own = yaml.safe_load(values.read_text()).get("extraVolumes", [])
+        pod = only(golden(values.stem), "Deployment")["spec"]["template"]["spec"]
+        used |= {one["name"] for one in pod["volumes"]} - {one["name"] for one in own}
+    assert used == set(named)
 
 
 def test_the_chart_is_of_this_release():

@@ -62,6 +62,12 @@
 {{- else }}
 - {name: HF_HUB_OFFLINE, value: "1"}
 {{- end }}
+{{- if or $values.caBundle.configMap $values.caBundle.secret }}
+{{- /* Python and OpenSSL (the hub), requests (OTLP), S3's clients, libpq. */}}
+{{- range list "SSL_CERT_FILE" "REQUESTS_CA_BUNDLE" "AWS_CA_BUNDLE" "PGSSLROOTCERT" }}
+- {name: {{ . }}, value: /etc/r2m/ca/bundle.pem}
+{{- end }}
+{{- end }}
 {{- range $name, $value := $values.settings }}
 - name: {{ printf "R2M_%s" (upper $name) }}
   value: {{ include "r2m.plain" $value | quote }}

@@ -69,23 +69,59 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- add (int .Values.preStopSeconds) (mul 2 (int (ceil (float64 .Values.settings.drain_seconds)))) 15 -}}
 {{- end -}}
 
-{{- /* How long samples of scores wait, 99 of 100; the metric's names stand here alone. */ -}}
+{{- define "r2m.startupPeriod" -}}5{{- end -}}
+
+{{- /* Failures that the startup probe allows: enough of its periods for all of its seconds. */ -}}
+{{- define "r2m.startupFailures" -}}
+{{- $period := include "r2m.startupPeriod" . | int -}}
+{{- div (add (int .Values.probes.startup.seconds) (sub $period 1)) $period -}}
+{{- end -}}
+
+{{- /* A model that loads slowly is no failed rollout: what the startup probe allows, and 600 s, which
+       is Kubernetes' default, for scheduling, images, volumes and init containers, and 15 s for the
+       probe's own answers. */ -}}
+{{- define "r2m.progressDeadline" -}}
+{{- add (mul (include "r2m.startupFailures" . | int) (include "r2m.startupPeriod" . | int)) 600 15 -}}
+{{- end -}}
+
+{{- /* The Service with the port of metrics. A Service that is open to the outside does not have it. */ -}}
+{{- define "r2m.opsService" -}}
+{{- printf "%s%s" (include "r2m.fullname" .) (ternary "" "-ops" (eq .Values.service.type "ClusterIP")) -}}
+{{- end -}}
+
+{{- define "r2m.headlessService" -}}
+{{- include "r2m.fullname" . -}}-headless
+{{- end -}}
+
+{{- /* How long samples of scores wait, 99 of 100; the metric's names stand here alone. `service` is
+       the label that Prometheus' operator sets: the Service whose port it scrapes. */ -}}
 {{- define "r2m.queueQuery" -}}
-{{- $of := printf "namespace=%q,service=%q,stage=\"queue\",method=~\"score|stream_sample\"" .Release.Namespace (include "r2m.fullname" .) -}}
+{{- $of := printf "namespace=%q,service=%q,stage=\"queue\",method=~\"score|stream_sample\"" .Release.Namespace (include "r2m.opsService" .) -}}
 {{- printf "histogram_quantile(0.99, sum by (le) (rate(r2m_request_stage_seconds_bucket{%s}[5m])))" $of -}}
 {{- end -}}
 
 {{- /* What the schema cannot say, in a sentence that names the way out. */ -}}
 {{- define "r2m.check" -}}
 {{- $model := .Values.model -}}
-{{- if and (not $model.existingClaim) (not $model.hub) -}}
-{{- fail "there is no model: give model.existingClaim (a volume with the reward model) or model.hub (a hub id)" -}}
+{{- $sources := compact (list $model.existingClaim $model.extraVolume $model.hub) -}}
+{{- if not $sources -}}
+{{- fail "there is no model: give model.existingClaim (a claim with the reward model), model.extraVolume (one of extraVolumes) or model.hub (a hub id)" -}}
 {{- end -}}
-{{- if and $model.existingClaim $model.hub -}}
-{{- fail "two models: give model.existingClaim or model.hub, not both" -}}
+{{- if gt (len $sources) 1 -}}
+{{- fail "two models: give one of model.existingClaim, model.extraVolume and model.hub" -}}
 {{- end -}}
 {{- if and $model.hub (or $model.folder $model.head) -}}
-{{- fail "model.folder and model.head name what is in model.existingClaim; with model.hub there is none" -}}
+{{- fail "model.folder and model.head name what is in the model's volume; with model.hub there is none" -}}
+{{- end -}}
+{{- $volumes := list -}}
+{{- range .Values.extraVolumes -}}
+{{- $volumes = append $volumes .name -}}
+{{- end -}}
+{{- if and $model.extraVolume (not (has $model.extraVolume $volumes)) -}}
+{{- fail (printf "model.extraVolume %q is none of extraVolumes: add the volume there" $model.extraVolume) -}}
+{{- end -}}
+{{- if and .Values.caBundle.configMap .Values.caBundle.secret -}}
+{{- fail "two CA bundles: give caBundle.configMap or caBundle.secret, not both" -}}
 {{- end -}}
 {{- $shared := and .Values.registry.database.existingSecret .Values.registry.blobs.url -}}
 {{- if and (not $shared) (or .Values.registry.database.existingSecret .Values.registry.blobs.url) -}}

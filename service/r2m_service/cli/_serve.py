@@ -56,7 +56,12 @@ def serve(file: str | None, **flags: Any) -> None:
         else:
             click.echo(f"r2m {line}", err=True)
 
-    # Heavy: torch and transformers, only once the flags are known to be good.
+    # Heavy, from here on: databases' and stores' drivers, then torch and transformers.
+    from r2m_service.extras import missing_packages
+
+    missing = missing_packages(settings)
+    if missing is not None:
+        raise _refusal(str(missing), json=json)
     from r2m_service.bootstrap import StartError, run
 
     take_over()  # of them, too

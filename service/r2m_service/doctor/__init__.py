@@ -14,6 +14,7 @@ from r2m_service.doctor.finding import Finding, Level, Line, Patient, ok, proble
 from r2m_service.doctor.heads import check_heads
 from r2m_service.doctor.host import (
     check_clock,
+    check_extras,
     check_memory,
     check_packages,
     check_python,
@@ -32,6 +33,7 @@ from r2m_service.doctor.storage import (
     check_blobs,
     check_database,
     check_disk,
+    check_journal,
     check_runs,
     check_state,
 )
@@ -45,6 +47,7 @@ Check = Callable[[Patient], Finding | None]
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("python", check_python),
     ("packages", check_packages),
+    ("extras", check_extras),
     ("device", check_device),
     ("dtype", check_dtype),
     ("threads", check_threads),
@@ -59,6 +62,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("blobs", check_blobs),
     ("heads", check_heads),
     ("disk", check_disk),
+    ("journal", check_journal),
     ("http port", check_http),
     ("grpc port", check_grpc),
     ("ops port", check_ops),

@@ -63,6 +63,7 @@ class Patient:
         state_usable: whether the state folder is there or can be made.
         survey: of a database that exists.
         blobs_usable: whether the heads' files can be written.
+        missing: the settings whose packages are missing.
         deep: whether every file is read; size and presence are looked at anyway.
         repair: whether to mend what is wrong with heads, and not only to say so.
         heads: the table of heads.
@@ -80,6 +81,7 @@ class Patient:
     state_usable: bool = True
     survey: Survey | None = None
     blobs_usable: bool = True
+    missing: frozenset[str] = frozenset()
     deep: bool = False
     repair: bool = False
     heads: list[Line] = field(default_factory=list[Line])

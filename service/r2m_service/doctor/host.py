@@ -14,8 +14,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from r2m_service.doctor.finding import Finding, Patient, ok, problem, size, warning
+from r2m_service.extras import PACKAGE, missing_packages
 
-PACKAGE = "r2m-serve"
 NEEDED_PYTHON = (3, 11)
 SHOWN = ("torch", "transformers", "grpcio", "fastapi", "sqlalchemy")
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -56,6 +56,15 @@ def check_packages(_patient: Patient) -> Finding:
         return problem("packages", "; ".join(wrong), mend)
     shown = [f"{name} {versions[name]}" for name in SHOWN if name in versions]
     return ok("packages", ", ".join([found, *shown]))
+
+
+def check_extras(patient: Patient) -> Finding | None:
+    """Whether the packages are installed that only some settings need."""
+    missing = missing_packages(patient.settings)
+    if missing is None:
+        return None
+    patient.missing = missing.settings
+    return problem("extras", missing.found, missing.mend)
 
 
 def check_threads(patient: Patient) -> Finding | None:

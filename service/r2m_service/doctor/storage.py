@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,7 +16,6 @@ from r2m_service.registry.survey import sqlite_file, survey
 from r2m_service.settings import Settings, shown
 
 HEADS_OF_ROOM = 10
-TRIAL_BYTES = 1 << 16
 
 
 def check_state(patient: Patient) -> Finding | None:
@@ -31,14 +28,13 @@ def check_state(patient: Patient) -> Finding | None:
     if why is not None:
         patient.state_usable = False
         return problem("state", f"{state} cannot be used: {why}", "give a folder with --state")
-    can = "can be written" if state.is_dir() else "can be made"
-    return ok("state", f"{state.absolute()} {can}")
+    return ok("state", _can(state))
 
 
 def check_database(patient: Patient) -> Finding | None:
     """Whether the database opens, can be written, and has tables that this version knows."""
     settings = patient.settings
-    if not settings.registry and not patient.state_usable:
+    if "registry" in patient.missing or (not settings.registry and not patient.state_usable):
         return None
     where = str(shown("registry", settings.registry) or settings.registry_location)
     file = sqlite_file(settings.registry_location)
@@ -102,7 +98,7 @@ def check_runs(patient: Patient) -> Finding | None:
 def check_blobs(patient: Patient) -> Finding | None:
     """Whether a file can be written, read back, and removed."""
     settings = patient.settings
-    if not settings.blobs and not patient.state_usable:
+    if "blobs" in patient.missing or (not settings.blobs and not patient.state_usable):
         patient.blobs_usable = False
         return None
     where = str(shown("blobs", settings.blobs) or settings.blobs_url)
@@ -110,11 +106,11 @@ def check_blobs(patient: Patient) -> Finding | None:
     mend = "give a folder or an fsspec URL that can be written with --blobs"
     try:
         if folder is None or folder.is_dir():
-            _round_trip(settings.blobs_url)
+            BlobStore(settings.blobs_url).try_out()
             return ok("blobs", f"{where}: written, read back, removed")
         # What is not there yet is not made: its place is tried instead.
         with tempfile.TemporaryDirectory(prefix=".r2m-doctor-", dir=_existing(folder)) as trial:
-            _round_trip(trial)
+            BlobStore(trial).try_out()
     except (Problem, OSError) as error:
         why = error.message if isinstance(error, Problem) else error.strerror
         patient.blobs_usable = False
@@ -140,21 +136,27 @@ def check_disk(patient: Patient) -> Finding | None:
     return ok("disk", found)
 
 
+def check_journal(patient: Patient) -> Finding | None:
+    """Whether the journal's folder can be written, or made."""
+    folder = patient.settings.journal
+    if folder is None:
+        return None
+    why = _refusal(folder)
+    if why is not None:
+        return problem(
+            "journal", f"the journal cannot be written: {why}", "give a folder with --journal"
+        )
+    return ok("journal", _can(folder))
+
+
+def _can(folder: Path) -> str:
+    return f"{folder.absolute()} can be {'written' if folder.is_dir() else 'made'}"
+
+
 def _typical_head(patient: Patient) -> int:
     # 4·2·d·(D_p + D_rm) bytes and twice that for Adam; a policy as wide as the reward model.
     width = int(getattr(patient.config, "hidden_size", 0) or 4096)
     return 3 * 4 * 2 * PAPER_WIDTH * (width + width)
-
-
-def _round_trip(url: str) -> None:
-    """Raises Problem where the files cannot be kept."""
-    blobs = BlobStore(url)
-    key, data = f"doctor-{secrets.token_hex(8)}", secrets.token_bytes(TRIAL_BYTES)
-    try:
-        blobs.get(blobs.put(key, data))
-    finally:
-        with contextlib.suppress(Problem):
-            blobs.delete(key)
 
 
 def blobs_folder(settings: Settings) -> Path | None:

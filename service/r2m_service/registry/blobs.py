@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import re
+import secrets
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from fsspec.core import url_to_fs
+from fsspec.registry import known_implementations
 
 from r2m.errors import Code, Problem
 from r2m_service.domain.runs import BlobRef
@@ -19,6 +22,15 @@ from r2m_service.registry.folder import Folder
 # Parts start with a letter or a digit: neither '..' nor a hidden or temporary file is a key.
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}"
 _KEY = re.compile(rf"{_PART}(?:/{_PART}){{0,9}}")
+_TRIAL_BYTES = 1 << 16
+
+
+def driver_module(url: str) -> str | None:
+    """The module of fsspec's driver for a URL; None for a folder, and for an unknown protocol."""
+    # Of a chain (`simplecache::s3://…`) the last one is the store.
+    protocol, separator, _ = url.rpartition("::")[2].partition("://")
+    known = known_implementations.get(protocol) if separator else None
+    return known["class"].rpartition(".")[0] if known else None
 
 
 class _Files(Protocol):
@@ -44,6 +56,24 @@ class BlobStore:
 
     def __init__(self, url: str) -> None:
         self._files: _Files = _open(url)
+
+    @property
+    def remote(self) -> bool:
+        """Whether the files lie in an object store."""
+        return isinstance(self._files, _Remote)
+
+    def try_out(self) -> None:
+        """Write a file, read it back and remove it.
+
+        Raises:
+            Problem: storage_failed or head_damaged, where the store cannot keep files.
+        """
+        key, data = f"doctor-{secrets.token_hex(8)}", secrets.token_bytes(_TRIAL_BYTES)
+        try:
+            self.get(self.put(key, data))
+        finally:
+            with suppress(Problem):
+                self.delete(key)
 
     def put(self, key: str, data: bytes) -> BlobRef:
         """Write a file so that it is whole and on disk, or not there at all.

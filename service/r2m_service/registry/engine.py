@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from sqlalchemy.exc import SQLAlchemyError
 
 _READS = "r2m_reads"
+_POSTGRESQL = {"postgresql+psycopg": "psycopg", "postgresql+psycopg2": "psycopg2"}
+"""Drivers of PostgreSQL by SQLAlchemy's names, and the module that each one imports."""
 _CONNECT_SECONDS = 10
+
+
+def driver_module(url: str | Path) -> str | None:
+    """The module that speaks to a database; None for SQLite, and where `open_engine` refuses."""
+    try:
+        return _POSTGRESQL.get(_parsed(url).drivername)
+    except Problem:
+        return None
 
 
 def open_engine(url: str | Path, *, lock_timeout: float) -> Engine:
@@ -36,21 +46,11 @@ def open_engine(url: str | Path, *, lock_timeout: float) -> Engine:
         Problem: storage_failed, where the URL is none of these, its driver is not installed, or
             the folder cannot be made.
     """
-    if isinstance(url, Path):
-        parsed = URL.create("sqlite", database=str(url))
-    else:
-        try:
-            parsed = make_url(url)
-        except ArgumentError:
-            # Without the cause: it may quote the password.
-            raise Problem(Code.STORAGE_FAILED, "the registry's database URL is not one") from None
-    if parsed.drivername in {"postgres", "postgresql"}:
-        # SQLAlchemy's own default driver differs between its versions.
-        parsed = parsed.set(drivername="postgresql+psycopg")
+    parsed = _parsed(url)
     try:
         if parsed.drivername in {"sqlite", "sqlite+pysqlite"}:
             return _sqlite(parsed, lock_timeout)
-        if parsed.drivername in {"postgresql+psycopg", "postgresql+psycopg2"}:
+        if parsed.drivername in _POSTGRESQL:
             return _postgresql(parsed, lock_timeout)
     except ModuleNotFoundError as error:
         raise Problem(
@@ -61,6 +61,20 @@ def open_engine(url: str | Path, *, lock_timeout: float) -> Engine:
         Code.STORAGE_FAILED,
         f"the registry's database is sqlite or postgresql, not {parsed.drivername}",
     )
+
+
+def _parsed(url: str | Path) -> URL:
+    if isinstance(url, Path):
+        return URL.create("sqlite", database=str(url))
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        # Without the cause: it may quote the password.
+        raise Problem(Code.STORAGE_FAILED, "the registry's database URL is not one") from None
+    if parsed.drivername in {"postgres", "postgresql"}:
+        # SQLAlchemy's own default driver differs between its versions.
+        return parsed.set(drivername="postgresql+psycopg")
+    return parsed
 
 
 def for_reading(engine: Engine) -> Engine:
