@@ -55,14 +55,14 @@ class Settings(BaseSettings):
     )
 
     model: str = Field(
-        description="reward model: a folder or hub id of a sequence classifier with one label, "
-        "or of a causal LM (then --head is needed)",
+        description="reward model: a folder or hub id of a sequence classifier with one label, of "
+        "an adapter, or of any decoder (then --head is needed); docs/models.md lists them",
         examples=["./my-reward-model"],
     )
     head: Path | None = Field(
         default=None,
-        description="scoring head for a causal LM: safetensors with head.weight [1, hidden size] "
-        "and maybe head.bias [1]",
+        description="scoring head for a decoder: safetensors with head.weight [1, hidden size] and "
+        "maybe head.bias [1], or LLaMA-Factory's value_head.safetensors",
         examples=["head.safetensors"],
     )
     state: Path = Field(
@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     max_length: int | None = Field(
         default=None,
         ge=1,
-        description="tokens a text may have; default: what the model states",
+        description="tokens a text may have; default: the lesser of what model and tokenizer state",
         examples=[4096],
     )
     trust_remote_code: bool = Field(

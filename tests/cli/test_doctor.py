@@ -106,6 +106,16 @@ def test_a_missing_model(examine, tmp_path):
     assert "cannot load" in problems(examine(model=tmp_path / "empty"))["model"]
 
 
+def test_a_quantised_model_without_its_library_is_the_models_fault(examine, tmp_path):
+    folder = save_reward_model(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    found = problems(examine(model=folder))
+    assert "cannot load" in found["weights"]
+    assert "the check failed" not in found["weights"]  # those words are for bugs
+
+
 def test_a_hub_id_that_cannot_be_had(examine):
     assert (
         "cannot load 'r2m/no-such-model'" in problems(examine(model="r2m/no-such-model"))["model"]

@@ -155,7 +155,11 @@ def _can(folder: Path) -> str:
 
 def _typical_head(patient: Patient) -> int:
     # 4·2·d·(D_p + D_rm) bytes and twice that for Adam; a policy as wide as the reward model.
-    width = int(getattr(patient.config, "hidden_size", 0) or 4096)
+    width = 4096
+    if patient.config is not None:
+        from r2m_service.modeling.limits import width_of  # torch comes with it
+
+        width = width_of(patient.config)
     return 3 * 4 * 2 * PAPER_WIDTH * (width + width)
 
 

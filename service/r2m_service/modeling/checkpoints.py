@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,11 @@ def _of_adapter(
     *,
     download: bool,
 ) -> Checkpoint:
+    if find_spec("peft") is None:
+        raise ModelRefusedError(
+            f"{model!r} is a PEFT adapter, which needs the package peft: pip install "
+            "'r2m-serve[peft]'"
+        )
     weights = headers_of(model, ADAPTER_WEIGHTS, download=download)
     # PEFT saves the head that was trained with the adapter under the base model's name for it.
     heads = [name for name in weights.shapes if name.endswith((*HEAD_NAMES, *ENCODER_HEAD_NAMES))]

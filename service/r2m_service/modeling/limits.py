@@ -22,8 +22,9 @@ def pad_of(config: Any) -> int | None:
 
 
 def width_of(config: Any) -> int:
-    """D_rm, the width of a model's hidden states."""
-    return int(config.get_text_config().hidden_size)
+    """D_rm, the width of a model's hidden states; OPT-350M projects them down at its end."""
+    text = config.get_text_config()
+    return int(getattr(text, "word_embed_proj_dim", None) or text.hidden_size)
 
 
 def rope_switches(config: Any) -> tuple[int, ...]:

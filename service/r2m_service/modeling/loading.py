@@ -241,18 +241,12 @@ def _merged(checkpoint: Checkpoint, whole: Any) -> Any:
     """The model with its adapter in its weights."""
     if checkpoint.adapter is None:
         return whole
-    try:
-        peft = importlib.import_module("peft")
-    except ModuleNotFoundError as error:
-        raise ModelRefusedError(
-            f"{checkpoint.adapter!r} is a PEFT adapter, which needs the package peft: "
-            "pip install 'r2m-serve[peft]'"
-        ) from error
     with warnings.catch_warnings():
         # Names of transformers that a release of PEFT still uses are not the operator's concern.
         warnings.simplefilter("ignore", FutureWarning)
         # PEFT only warns of weights that the adapter lacks, and goes on with random numbers.
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
+        peft = importlib.import_module("peft")  # an extra: `checkpoints` has looked for it
         return peft.PeftModel.from_pretrained(whole, checkpoint.adapter).merge_and_unload()
 
 
