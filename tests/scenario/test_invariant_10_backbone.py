@@ -12,13 +12,13 @@ WILD = {"width": 16, "learning_rate": 0.5, "kl_weight": 0.0, "audit_rate": 1.0, 
 @pytest.fixture
 def frozen(backbone):
     """Fails the test where a bit of the backbone has changed, or a gradient has reached it."""
-    before = {name: value.clone() for name, value in backbone._model.state_dict().items()}
+    before = {name: value.clone() for name, value in backbone._reader.module.state_dict().items()}
     yield
-    after = backbone._model.state_dict()
+    after = backbone._reader.module.state_dict()
     assert before.keys() == after.keys()
     for name, value in before.items():
         assert torch.equal(value, after[name]), name
-    assert all(one.grad is None for one in backbone._model.parameters())
+    assert all(one.grad is None for one in backbone._reader.module.parameters())
     assert backbone.compute_fingerprint() == backbone.fingerprint
 
 

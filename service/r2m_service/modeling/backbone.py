@@ -46,7 +46,7 @@ class Backbone:
         pad: the id that fills a shorter text of a batch.
         switches: text lengths beyond which the model computes all its tokens differently (LongRoPE
             has one set of frequencies for short texts and one for long ones).
-        looks_ahead: whether a token's state depends on those behind it, so that padding is masked.
+        looks_ahead: whether a token's state may depend on those behind it: padding is masked.
         alone: whether padding changes rewards all the same, so that each text has its own pass.
         notes: what an operator should know of this model, in sentences.
     """

@@ -129,7 +129,9 @@ def load_backbone(
     except Exception as error:
         # Weights that are cut short, of other shapes or too large for the memory; a quantisation
         # whose library is missing; whatever a model's own code raises.
-        raise ModelRefusedError(f"cannot load {model!r}: {first_line(error)}") from error
+        raise ModelRefusedError(
+            f"cannot load {model!r} in {kind} on {where}: {first_line(error)}"
+        ) from error
     backbone.notes = tuple(notes)
     return backbone
 

@@ -119,7 +119,8 @@ def settle(backbone: Backbone, probes: Mapping[str, tuple[int, ...]]) -> list[st
     Returns:
         What an operator should know of it, in sentences.
     """
-    backbone.looks_ahead = _looks_ahead(backbone, next(iter(probes.values())))
+    if not backbone.looks_ahead:
+        backbone.looks_ahead = _looks_ahead(backbone, next(iter(probes.values())))
     texts = list(probes.values())
     together = torch.stack([one.rte_R for one in backbone.encode(texts)])
     singly = torch.stack([backbone.encode([ids])[0].rte_R for ids in texts])
@@ -139,6 +140,5 @@ def _looks_ahead(backbone: Backbone, ids: Sequence[int]) -> bool:
         first, other = [*first, *first], [*first, *other]
     states = [backbone.encode([one], states=[True])[0].states_SR for one in (first, other)]
     before = [one[:-1].float() for one in states if one is not None]
-    unit = torch.finfo(backbone.dtype).eps
-    difference = (before[0] - before[1]).abs().max()
-    return bool(difference > max(1e-5, 4 * unit) * before[0].abs().max())
+    # A causal model computes them alike to the last bit, in any dtype: the shapes are the same.
+    return bool((before[0] - before[1]).abs().max() > 1e-5 * before[0].abs().max())
