@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Final
@@ -59,9 +60,15 @@ def panel(title: str, about: str, unit: str, *queries: Query, height: int = 8) -
     return made
 
 
-def of_run(name: str, legend: str = "{{run}}", *, more: str = "") -> Query:
-    """A gauge of runs as it is."""
-    return f"r2m_run_{name}{{{RUN}{more}}}", legend
+def of_run(name: str, legend: str = "{{run}}", *, more: str = "", over: str = "max") -> Query:
+    """A gauge of runs: one line for each value of the labels that the legend names.
+
+    Args:
+        over: the aggregation over replicas, which all export the same runs: `max` of what they read
+            from one registry, `avg` of what each counts by itself.
+    """
+    by = ", ".join(re.findall(r"{{(\w+)}}", legend))
+    return f"{over} by ({by}) (r2m_run_{name}{{{RUN}{more}}})", legend
 
 
 def rate(metric: str, by: str, where: str = SERVER) -> str:
@@ -154,9 +161,9 @@ def learning() -> Panels:
               (rate("r2m_run_aligns_total", "run, verdict", RUN), "{{run}} {{verdict}}")),
         panel("Reward, fused and vanilla", "Means of the last 1024 samples. Fused alone rising is "
               "what over-optimisation looks like.", "none",
-              of_run("reward_mean", "{{run}} {{kind}}")),
+              of_run("reward_mean", "{{run}} {{kind}}", over="avg")),
         panel("Spread of the rewards", "Standard deviation of the same.", "none",
-              of_run("reward_standard_deviation", "{{run}} {{kind}}")),
+              of_run("reward_standard_deviation", "{{run}} {{kind}}", over="avg")),
         panel("Loss", "Before the update.", "none", of_run("loss", "{{run}} {{term}}")),
         panel("Group σ", "Within groups: what advantages are made of.", "none",
               of_run("group_sigma")),

@@ -288,12 +288,15 @@ class Change:
         at: RFC 3339, UTC.
         what: created, updated, archived, alias, rollback, anchors, frozen, unfrozen or repaired.
         detail: what changed; of an update, by key: [before, after].
+        caller: name of the API key that the call was made with; None on a server without keys, and
+            of what the server changed by itself.
     """
 
     at: str
     what: str
     detail: dict[str, Any] = field(default_factory=dict[str, Any])
     reason: str | None = None
+    caller: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

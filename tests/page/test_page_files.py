@@ -8,6 +8,7 @@ import pytest
 from support.serving import running
 
 PAGE = files("r2m_service") / "page"
+VENDOR = {"page/vendor/uplot.js", "page/vendor/uplot.css"}
 OWN = sorted(one.name for one in PAGE.iterdir() if one.is_file())
 
 
@@ -22,8 +23,8 @@ def test_the_page_and_all_it_names_are_served(url):
     assert index.status_code == 200
     assert index.headers["content-type"] == "text/html; charset=utf-8"
     named = re.findall(r'(?:href|src)="([^"]+)"', index.text)
-    named += [f"page/{name}" for name in re.findall(r'from "\./([^"]+)"', text("main.js"))]
-    assert {"page/main.js", "page/page.css", "page/vendor/uplot.js", "page/api.js"} <= set(named)
+    named += [f"page/{name}" for name in re.findall(r'from "\./([^"]+)"', scripts())]
+    assert {f"page/{name}" for name in OWN} == {*named} - VENDOR | {"page/index.html"}
     for name in named:
         answer = httpx.get(f"{url}/{name}")
         assert answer.status_code == 200, name
@@ -47,12 +48,15 @@ def test_it_asks_nobody_else(name):
 
 def test_it_asks_for_what_the_server_has(url):
     paths = httpx.get(f"{url}/openapi.json").json()["paths"]
-    asked = set(re.findall(r'ask\("([^"]+)"', text("main.js")))
-    asked |= {
-        f"v1/runs/{{run}}{rest}" for rest in re.findall(r'at\([^,()]+, "(/\w+)"', text("main.js"))
-    }
-    assert {"readyz", "v1/server", "v1/runs", "v1/runs/{run}/heads"} <= asked
+    asked = set(re.findall(r'ask\("([^"]+)"', scripts()))
+    asked |= {f"v1/runs/{{run}}{rest}" for rest in re.findall(r'at\([^,()]+, "(/\w+)"', scripts())}
+    assert {"readyz", "v1/server", "v1/runs"} <= asked
+    assert {f"v1/runs/{{run}}/{rest}" for rest in ("heads", "changes", "rollback")} <= asked
     assert {f"/{one}" for one in asked} <= set(paths)
+
+
+def scripts():
+    return "".join(text(name) for name in OWN if name.endswith(".js"))
 
 
 def text(name):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -152,7 +152,7 @@ def test_runs_of_before_controls_have_none(url: str) -> None:
     """Read as they are, and the create that made one still finds it."""
     method = asdict(make_run().method)
     registry = SqlRegistry(url)
-    created = Change(START, "created", {"feedback": "policy", "method": method})
+    created = Change(START, "created", {"feedback": "policy", "method": method}, caller="ops")
     registry.create_run(make_run(), make_head(), created)
     registry.close()
     engine = open_engine(url, lock_timeout=5)
@@ -171,7 +171,7 @@ def test_runs_of_before_controls_have_none(url: str) -> None:
     assert state is not None
     assert state.run.method == make_run().method
     (change,) = registry.changes("tldr")
-    assert change.detail == {"feedback": "policy", "method": method}
+    assert change == replace(created, caller=None)  # 0007 added the column
     registry.close()
 
 

@@ -378,7 +378,9 @@ def test_a_registry_is_the_same_when_opened_again(registry: SqlRegistry, url: st
 def test_changes_are_kept_in_order_with_what_they_changed(registry: SqlRegistry) -> None:
     (first,) = registry.changes("tldr")
     method = replace(make_run().method, alpha=0.5)
-    second = Change(START + timedelta(seconds=1), "updated", {"alpha": [0.3, 0.5]}, "it sagged")
+    second = Change(
+        START + timedelta(seconds=1), "updated", {"alpha": [0.3, 0.5]}, "it sagged", "ops"
+    )
     registry.update_method("tldr", method, second)
     assert registry.changes("tldr") == [first, second]
     state = registry.run_state("tldr")

@@ -44,6 +44,11 @@ def test_keys_tls_and_probes_of_a_running_server(reward_model, tmp_path):
                     client.run("theirs")
             with Client(url, **files, api_key=boss) as client:
                 client.create_run("theirs", feedback="none")
+                client.freeze("mine", reason=url)
+                client.unfreeze("mine")
+                changes = [(one.what, one.caller, one.reason) for one in client.changes("mine")]
+                assert changes[0] == ("created", "trainer", None)
+                assert changes[-2:] == [("frozen", "boss", url), ("unfrozen", "boss", None)]
         # The command, as a trainer's shell has it; the key is nowhere in what it says.
         listed = command("runs", "--json", "--url", where[0], "--ca", authority.ca,
                          "--cert", own[0], "--cert-key", own[1], "--key", text)  # fmt: skip

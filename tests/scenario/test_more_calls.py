@@ -58,7 +58,7 @@ def test_settings_change_and_the_trail_says_so(client, trained):
     trail = client.changes(trained)
     assert [one.what for one in trail] == ["created", "updated"]
     assert trail[1].detail == {"kl_weight": [1, 0.5]}
-    assert trail[1].reason == "it holds too tight"
+    assert (trail[1].reason, trail[1].caller) == ("it holds too tight", None)
     run = client.run(trained)
     assert run.usage.aligns == 2
     assert run.live["verdict"] == "accepted"

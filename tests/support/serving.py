@@ -28,10 +28,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(model, state, *, backbone=None, over_grpc=None, **changes):
+def running(model, state, *, backbone=None, over_grpc=None, gate=None, **changes):
     """Serve a model on loopback until the block ends.
 
     Args:
+        gate: of HTTP calls; None: open to all.
         backbone: a loaded one, shared between servers: loading takes most of a start.
         over_grpc: more for build_grpc: a budget, idle_seconds, ...
     """
@@ -58,6 +59,7 @@ def running(model, state, *, backbone=None, over_grpc=None, **changes):
                     metrics=parts.metrics,
                     scrape=parts.exposition(**limits).scrape,
                     tracing=parts.tracing,
+                    gate=gate,
                     **limits,
                 ),
                 port=0,

@@ -1464,11 +1464,14 @@ class Change(google.protobuf.message.Message):
     WHAT_FIELD_NUMBER: builtins.int
     DETAIL_FIELD_NUMBER: builtins.int
     REASON_FIELD_NUMBER: builtins.int
+    CALLER_FIELD_NUMBER: builtins.int
     at: builtins.str
     """RFC 3339, UTC"""
     what: builtins.str
     """created | updated | archived | alias | rollback | anchors | frozen | unfrozen | repaired"""
     reason: builtins.str
+    caller: builtins.str
+    """Name of the API key; absent on a server without keys, and of what the server changed by itself."""
     @property
     def detail(self) -> google.protobuf.struct_pb2.Struct: ...
     def __init__(
@@ -1478,9 +1481,13 @@ class Change(google.protobuf.message.Message):
         what: builtins.str = ...,
         detail: google.protobuf.struct_pb2.Struct | None = ...,
         reason: builtins.str | None = ...,
+        caller: builtins.str | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_reason", b"_reason", "detail", b"detail", "reason", b"reason"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_reason", b"_reason", "at", b"at", "detail", b"detail", "reason", b"reason", "what", b"what"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_caller", b"_caller", "_reason", b"_reason", "caller", b"caller", "detail", b"detail", "reason", b"reason"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_caller", b"_caller", "_reason", b"_reason", "at", b"at", "caller", b"caller", "detail", b"detail", "reason", b"reason", "what", b"what"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_caller", b"_caller"]) -> typing.Literal["caller"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_reason", b"_reason"]) -> typing.Literal["reason"] | None: ...
 
 global___Change = Change

@@ -11,6 +11,8 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from r2m_service.domain.access import Key
+
 Fact = str | int | float | bool
 
 content = logging.getLogger("r2m.content")
@@ -19,9 +21,17 @@ content.setLevel(logging.CRITICAL)
 
 _now: ContextVar[dict[str, Fact] | None] = ContextVar("r2m_about", default=None)
 
+caller: ContextVar[Key | None] = ContextVar("r2m_caller", default=None)
+"""Key that the call was made with; None on a server without keys."""
 
 LONGEST = 256
 """Characters of a fact. Some are told before anybody has looked at them, and spans are held."""
+
+
+def caller_name() -> str | None:
+    """Name of the caller's key, for the audit trail; None on a server without keys."""
+    key = caller.get()
+    return None if key is None else key.name
 
 
 def tell(**facts: Fact | None) -> None:

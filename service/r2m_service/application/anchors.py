@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from r2m.errors import Code, Problem
+from r2m_service.application.about import caller_name
 from r2m_service.application.align_job import AnchorItems
 from r2m_service.application.contract import (
     AnchorPairIn,
@@ -97,7 +98,7 @@ class Anchors:
             return state.anchors
         now = datetime.now(UTC)
         detail = {"pairs": len(request.pairs), "sha256": file.sha256}
-        change = Change(now, "anchors", detail, request.reason)
+        change = Change(now, "anchors", detail, request.reason, caller_name())
         return self._labels.put_anchors(
             run.name, pairs=len(request.pairs), file=file, at=now, change=change
         )

@@ -7,6 +7,7 @@ import re
 from datetime import UTC, datetime
 
 from r2m.errors import Code, Problem
+from r2m_service.application.about import caller_name
 from r2m_service.application.contract import (
     AliasOut,
     AliasRequest,
@@ -144,7 +145,12 @@ class Heads:
             alias,
             head.number,
             request.expect,
-            Change(datetime.now(UTC), "alias", {"alias": alias, "head": head.number}),
+            Change(
+                datetime.now(UTC),
+                "alias",
+                {"alias": alias, "head": head.number},
+                caller=caller_name(),
+            ),
         )
         return AliasOut(run=run, alias=alias, head=head.number, previous=previous)
 
@@ -199,7 +205,7 @@ class Heads:
             "from_branch": state.current,
             "from_head": state.branch(None).live,
         }
-        change = Change(datetime.now(UTC), "rollback", detail, request.reason)
+        change = Change(datetime.now(UTC), "rollback", detail, request.reason, caller_name())
         await asyncio.to_thread(self._registry.open_branch, run, branch, change)
         return await self.get_run(run)
 

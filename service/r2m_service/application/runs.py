@@ -7,6 +7,7 @@ import uuid
 from datetime import UTC, datetime
 
 from r2m.errors import Code, Problem
+from r2m_service.application.about import caller_name
 from r2m_service.application.contract import (
     ChangeList,
     ChangeOut,
@@ -166,7 +167,7 @@ class Runs(Heads):
             weights=ref,
         )
         try:
-            change = Change(run.created_at, "created", creation_settings(run))
+            change = Change(run.created_at, "created", creation_settings(run), caller=caller_name())
             self._registry.create_run(run, head, change)
         except Problem as problem:
             if problem.code == Code.RUN_EXISTS:
@@ -196,7 +197,7 @@ class Runs(Heads):
         if request.frozen is not None:
             await self._set_frozen(state.run, request, now)
         if request.method:
-            change = Change(now, "updated", detail, request.reason)
+            change = Change(now, "updated", detail, request.reason, caller_name())
             await asyncio.to_thread(self._registry.update_method, run, method, change)
         return await self.get_run(run)
 
@@ -207,7 +208,7 @@ class Runs(Heads):
         reason = (request.reason or "frozen by hand") if request.frozen else None
         what: ChangeKind = "frozen" if request.frozen else "unfrozen"
         detail = {} if run.frozen is None else {"was": run.frozen}
-        change = Change(now, what, detail, request.reason)
+        change = Change(now, what, detail, request.reason, caller_name())
         await asyncio.to_thread(self._registry.set_frozen, run.name, reason, change)
 
     async def list_changes(self, run: str) -> ChangeList:
@@ -217,7 +218,11 @@ class Runs(Heads):
         return ChangeList(
             changes=[
                 ChangeOut(
-                    at=timestamp(one.at), what=one.what, detail=dict(one.detail), reason=one.reason
+                    at=timestamp(one.at),
+                    what=one.what,
+                    detail=dict(one.detail),
+                    reason=one.reason,
+                    caller=one.caller,
                 )
                 for one in changes
             ]
@@ -228,6 +233,6 @@ class Runs(Heads):
         state = await find_run(self._registry, run)
         if not state.run.archived:
             state.run.require_open(self._engine.info.fingerprint)
-            change = Change(datetime.now(UTC), "archived", {})
+            change = Change(datetime.now(UTC), "archived", {}, caller=caller_name())
             await asyncio.to_thread(self._registry.archive_run, run, change)
         return await self.get_run(run)

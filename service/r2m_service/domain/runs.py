@@ -228,12 +228,18 @@ class RunState:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An entry of a run's audit trail: what somebody changed, and why, if they said so."""
+    """An entry of a run's audit trail: what a call changed, and why, if the call gave a reason.
+
+    Attributes:
+        caller: name of the API key that the call was made with; None on a server without keys, and
+            of what the server or `r2m doctor` changed by itself.
+    """
 
     at: datetime
     what: ChangeKind
     detail: Mapping[str, Any]
     reason: str | None = None
+    caller: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

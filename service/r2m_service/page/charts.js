@@ -1,4 +1,18 @@
-// Lines over steps, of the heads that a branch's steps led to.
+// Lines over steps, of the heads that a branch's steps led to, and the gate's bounds.
+
+import { $, element } from "./dom.js";
+
+// A candidate that was not accepted never was live: its drift is a point beside the line of those
+// that were. Where version 0 is the reference, the two lines would be one.
+const drift = (key) => [
+  ["went live, to version 0", "--grey", ({ accepted, reference, metrics }) => (accepted && reference ? metrics.evidence?.[key] : null)],
+  ["went live", "--blue", ({ accepted, metrics }) => (accepted ? metrics.drift?.[key] : null)],
+  ["not accepted", "--red", ({ accepted, metrics }) => (accepted ? null : metrics.drift?.[key]), "dots"],
+];
+
+// How far the live line is ahead of a control, on all labels so far.
+const ahead = (control) => (head) =>
+  head.metrics.controls?.arms.find((arm) => arm.control === control)?.total.difference;
 
 const CHARTS = [
   {
@@ -17,11 +31,14 @@ const CHARTS = [
     ],
   },
   {
-    title: "Drift from version 0",
-    lines: [
-      ["spread ratio", "--blue", (head) => head.metrics.evidence?.spread_ratio],
-      ["rank correlation", "--green", (head) => head.metrics.evidence?.rank_correlation],
-    ],
+    title: "Spread ratio to the reference",
+    lines: drift("spread_ratio"),
+    bounds: [["≥", "spread_min"], ["≤", "spread_max"]],
+  },
+  {
+    title: "Rank correlation with the reference",
+    lines: drift("rank_correlation"),
+    bounds: [["≥", "rank_correlation_min"]],
   },
   {
     title: "ω, the group's σ, feedback gain",
@@ -34,62 +51,46 @@ const CHARTS = [
   {
     title: "Accuracy on new labels, live less each control",
     lines: [
-      ["shuffled", "--blue", (head) => ahead(head, "shuffled")],
-      ["backbone", "--green", (head) => ahead(head, "backbone")],
-      ["none", "--amber", (head) => ahead(head, "none")],
+      ["shuffled", "--blue", ahead("shuffled")],
+      ["backbone", "--green", ahead("backbone")],
+      ["none", "--amber", ahead("none")],
     ],
     optional: true,
   },
 ];
 
-// How far the live line is ahead of a control, on all labels so far.
-function ahead(head, control) {
-  return head.metrics.controls?.arms.find((arm) => arm.control === control)?.total.difference;
-}
-
-const drawn = new Map();
+let drawn = [];
 let shown = "";
 
-// Draw the heads of the path to the live one, and of the rejected beside it.
-export function draw(place, run, heads) {
+export function draw(run, heads) {
+  const place = $("charts");
+  const charts = CHARTS.map(({ title, lines, bounds = [], optional }) => {
+    const measured = lines
+      .map(([label, colour, value, dots]) => ({ label, colour, dots, values: heads.map((head) => value(head) ?? null) }))
+      .filter(({ values }) => values.some((value) => value !== null));
+    const limits = bounds.map(([sign, name]) => [sign, run.method.gate[name]]).filter(([, limit]) => limit != null);
+    const data = [heads.map((head) => head.step), ...measured.map(({ values }) => values)];
+    return { title, lines: measured, limits, optional, data };
+  }).filter(({ lines, optional }) => lines.length || !optional);
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  if (shown !== `${run}/${dark}`) {
-    place.replaceChildren();
-    for (const chart of drawn.values()) chart.destroy();
-    drawn.clear();
-    shown = `${run}/${dark}`;
-  }
-  const steps = heads.map((head) => head.step);
-  for (const { title, lines, optional } of CHARTS) {
-    const values = lines.map(([, , value]) => heads.map((head) => value(head) ?? null));
-    const data = [steps, ...values];
-    const has = values.some((line) => line.some((one) => one !== null));
-    if (drawn.has(title)) {
-      drawn.get(title).setData(data);
-      continue;
-    }
-    if (optional && !has) continue;
-    let card = [...place.children].find((one) => one.dataset.title === title);
-    if (!card) {
-      card = document.createElement("div");
-      card.className = "chart";
-      card.dataset.title = title;
-      const name = document.createElement("h3");
-      name.textContent = title;
-      const empty = document.createElement("div");
-      empty.className = "empty";
-      card.append(name, empty);
-      place.append(card);
-    }
-    const empty = card.querySelector(".empty");
-    if (empty) empty.textContent = steps.length ? "not measured" : "no step yet";
-    if (!has) continue;
-    empty?.remove();
-    drawn.set(title, chart(card, lines, data));
-  }
+  const now = JSON.stringify([
+    run.run, dark, heads.length > 0, charts.map(({ lines, limits }) => [limits, lines.map(({ label }) => label)]),
+  ]);
+  if (now === shown) return charts.forEach(({ data }, number) => drawn[number]?.setData(data));
+  shown = now;
+  for (const chart of drawn) chart?.destroy();
+  place.replaceChildren();
+  drawn = charts.map((chart) => {
+    const card = element("div", undefined, "chart");
+    card.append(element("h3", chart.title));
+    if (chart.limits.length) card.firstChild.append(` (gate: ${chart.limits.map((limit) => limit.join(" ")).join(", ")})`);
+    place.append(card);
+    if (chart.lines.length) return plot(card, chart);
+    card.append(element("div", heads.length ? "not measured" : "no step yet", "empty"));
+  });
 }
 
-function chart(card, lines, data) {
+function plot(card, { lines, limits, data }) {
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
   const axis = {
@@ -97,27 +98,45 @@ function chart(card, lines, data) {
     grid: { stroke: colour("--line"), width: 1 },
     ticks: { stroke: colour("--line"), width: 1 },
   };
+  const size = () => ({ width: card.clientWidth - 24, height: 170 });
+  const bounds = limits.map(([, limit]) => {
+    const line = element("div", "", "bound");
+    line.dataset.limit = limit;
+    return line;
+  });
   const made = new uPlot(
     {
-      width: card.clientWidth - 24,
-      height: 170,
-      scales: { x: { time: false } },
+      ...size(),
+      scales: { x: { time: false }, y: { range: (_, low, high) => range(low, high, limits) } },
       axes: [{ ...axis, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000] }, axis],
       series: [
         { label: "step" },
-        ...lines.map(([label, name]) => ({
+        ...lines.map(({ label, colour: name, dots }) => ({
           label,
           stroke: colour(name),
           width: 2,
           spanGaps: true,
-          points: { show: data[0].length < 60, size: 5 },
+          points: { show: data[0].length < 60, size: 5, fill: colour("--card") },
           value: (_, value) => (value === null ? "–" : Number(value.toPrecision(4)).toString()),
+          ...(dots && { paths: () => null, points: { size: 7, fill: colour("--card") } }),
         })),
       ],
+      hooks: {
+        ready: [(chart) => chart.over.append(...bounds)],
+        draw: [(chart) => bounds.forEach((line) => (line.style.top = `${chart.valToPos(Number(line.dataset.limit), "y")}px`))],
+        destroy: [() => observer.disconnect()],
+      },
     },
     data,
     card,
   );
-  new ResizeObserver(() => made.setSize({ width: card.clientWidth - 24, height: 170 })).observe(card);
+  const observer = new ResizeObserver(() => made.setSize(size()));
+  observer.observe(card);
   return made;
+}
+
+// The values and the bounds, with some room.
+function range(low, high, limits) {
+  const all = [low, high, ...limits.map(([, limit]) => limit)].filter((value) => value !== null);
+  return all.length ? uPlot.rangeNum(Math.min(...all), Math.max(...all), 0.1, true) : [null, null];
 }

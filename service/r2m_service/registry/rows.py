@@ -116,6 +116,7 @@ def change_row(run: str, number: int, change: Change) -> dict[str, Any]:
         "what": change.what,
         "detail": to_json(dict(change.detail)),
         "reason": change.reason,
+        "caller": change.caller,
     }
 
 
@@ -125,7 +126,7 @@ def change_of(row: RowMapping) -> Change:
         detail = json.loads(row["detail"])
     except ValueError as error:
         raise unreadable("audit trail") from error
-    return Change(at=row["at"], what=row["what"], detail=detail, reason=row["reason"])
+    return Change(row["at"], row["what"], detail, row["reason"], row["caller"])
 
 
 def branch_row(run: str, branch: Branch) -> dict[str, Any]:

@@ -170,6 +170,7 @@ changes = Table(
     Column("what", Text, nullable=False),
     Column("detail", Text, nullable=False),
     Column("reason", Text),
+    Column("caller", Text),
     PrimaryKeyConstraint("run", "number"),
     ForeignKeyConstraint(["run"], ["runs.name"]),
 )

@@ -157,8 +157,8 @@ RUN_FEEDBACK = _of_run(
 )
 RUN_DEVICE = _of_run("device_seconds_total", "Its share of the device's time.", kind="counter")
 RUN_REWARD_MEAN = _of_run(
-    "reward_mean", "Mean reward of the last 1024 samples, weighed exponentially: by the head "
-    "(fused), and by the frozen model (vanilla).", "kind",
+    "reward_mean", "Mean reward of the process's last 1024 samples, weighed exponentially: by the "
+    "head (fused), and by the frozen model (vanilla).", "kind",
 )  # fmt: skip
 RUN_REWARD_DEVIATION = _of_run(
     "reward_standard_deviation", "Their standard deviation, over groups and within.", "kind"

@@ -11,13 +11,12 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
 from r2m.errors import Code, Problem
-from r2m_service.application.about import tell
+from r2m_service.application.about import caller, tell
 from r2m_service.application.contract import NAME_PATTERN, RunList
 from r2m_service.domain.access import Key, Scope, Standing, id_of
 from r2m_service.domain.runs import REFERENCE
@@ -90,9 +89,6 @@ OPERATIONS: tuple[Operation, ...] = (
 OF_METHOD = {name: one for one in OPERATIONS for name in one.grpc}
 OF_ROUTE = {name: one for one in OPERATIONS for name in one.http}
 
-_caller: ContextVar[Key | None] = ContextVar("caller", default=None)
-"""Whose call it is; None: anybody's, on a server without keys."""
-
 
 class Gate:
     """Lets calls in by their key.
@@ -118,7 +114,7 @@ class Gate:
         Raises:
             Problem: unauthenticated, forbidden.
         """
-        _caller.set(None)
+        caller.set(None)
         if self._keys is None or (operation is not None and operation.scope is None):
             return
         key = self._key(self._keys, authorization)
@@ -127,7 +123,7 @@ class Gate:
             raise Problem(
                 Code.FORBIDDEN, f"the key has the scope {key.scope}, and this call takes {needed}"
             )
-        _caller.set(key)
+        caller.set(key)
         tell(key=key.id)
 
     def _key(self, keys: Keys, authorization: str | None) -> Key:
@@ -175,7 +171,7 @@ def require_run(run: str | None) -> None:
     Raises:
         Problem: forbidden, whether or not there is such a run.
     """
-    key = _caller.get()
+    key = caller.get()
     if run and re.fullmatch(NAME_PATTERN, run):
         tell(run=run)  # anything else is no run's name: for all we know, it is a text
     if key is not None and run and not key.opens(run):
@@ -190,7 +186,7 @@ def require_alias(alias: str) -> None:
     Raises:
         Problem: forbidden.
     """
-    key = _caller.get()
+    key = caller.get()
     if key is not None and alias == REFERENCE and not key.scope.covers(Scope.ADMIN):
         raise Problem(
             Code.FORBIDDEN,
@@ -201,7 +197,7 @@ def require_alias(alias: str) -> None:
 
 def visible(runs: RunList) -> RunList:
     """Of all runs those that the caller's key is not kept from."""
-    key = _caller.get()
+    key = caller.get()
     if key is None or key.runs is None:
         return runs
     return runs.model_copy(update={"runs": [one for one in runs.runs if key.opens(one.run)]})

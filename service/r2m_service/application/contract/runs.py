@@ -63,6 +63,9 @@ class ChangeOut(Answer):
     )
     detail: dict[str, Any]
     reason: str | None = None
+    caller: str | None = Field(
+        default=None, description="name of the key; absent without keys, and of the server itself"
+    )
 
 
 class ChangeList(Answer):

@@ -274,6 +274,7 @@ ANSWERS: dict[str, Any] = {
                 "what": "updated",
                 "detail": {"learning_rate": [2.5e-5, 1e-5]},
                 "reason": "it drifts too fast",
+                "caller": "ops",
             }
         ]
     },
