@@ -14,8 +14,8 @@ from typing import Any, cast
 from jinja2 import TemplateError, nodes
 from transformers.utils import chat_template_utils
 
-DEFAULT_DATE = date(2024, 7, 26)
-"""The day that the templates of Llama 3.1 and 3.2 write where they are given none."""
+from r2m_service.modeling import TEMPLATE_DATE
+
 CLOCK = "strftime_now"
 """The one function by which transformers tells a template the time."""
 
@@ -38,7 +38,7 @@ class ChatTemplate:
     """
 
     def __init__(
-        self, tokenizer: Any, *, name: str | None = None, day: date = DEFAULT_DATE
+        self, tokenizer: Any, *, name: str | None = None, day: date = TEMPLATE_DATE
     ) -> None:
         self._tokenizer = tokenizer
         self._moment = datetime.combine(day, time())
@@ -55,14 +55,14 @@ class ChatTemplate:
         sources = _sources(given, known, name)
         if not sources:
             self.problem = (
-                f"the tokenizer has several chat templates and no default: {_listed(known)}; choose "
-                "one with --chat-template"
+                f"the tokenizer has several chat templates and no default: {_listed(known)}; "
+                "choose one with --chat-template"
                 if known
                 else "the tokenizer has no chat template"
             )
             return
         try:
-            writes_date = any([_writes_date(source) for source in sources])
+            writes_date = any(_writes_date(source) for source in sources)
         except (TemplateError, ImportError) as error:
             self.problem = f"the tokenizer's chat template cannot be compiled: {error}"
             return

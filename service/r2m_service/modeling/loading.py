@@ -22,8 +22,8 @@ from transformers import (
     AutoTokenizer,
 )
 
+from r2m_service.modeling import TEMPLATE_DATE
 from r2m_service.modeling.backbone import Backbone
-from r2m_service.modeling.chat_template import DEFAULT_DATE
 from r2m_service.modeling.checkpoint_files import ModelRefusedError, first_line, has_tokenizer
 from r2m_service.modeling.checkpoints import Checkpoint, Kind, inspect_checkpoint
 from r2m_service.modeling.head_files import own_head, read_head
@@ -61,7 +61,7 @@ def load_backbone(
     max_length: int | None = None,
     trust_remote_code: bool = False,
     chat_template: str | None = None,
-    template_date: date = DEFAULT_DATE,
+    template_date: date = TEMPLATE_DATE,
     say: Callable[[str], None] = lambda _: None,
 ) -> Backbone:
     """Load a frozen reward model.

@@ -21,7 +21,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, Literal
 
-from r2m_service.modeling.chat_template import DEFAULT_DATE, ChatTemplate
+from r2m_service.modeling import TEMPLATE_DATE
+from r2m_service.modeling.chat_template import ChatTemplate
 
 Side = Literal["left", "right"]
 BOTH = "prompt, response"
@@ -92,7 +93,7 @@ class TextEncoder:
         vocabulary: int,
         *,
         chat_template: str | None = None,
-        template_date: date = DEFAULT_DATE,
+        template_date: date = TEMPLATE_DATE,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length

@@ -105,6 +105,7 @@ _RUN: dict[str, Any] = {
     "created_at": _TIME,
     "branches": [{"branch": "main", "head": 1, "step": 1}],
     "truncation": "none",
+    "empty_response": "score",
     "usage": {
         "samples": 64,
         "failed": 1,
