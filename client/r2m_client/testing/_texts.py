@@ -122,6 +122,7 @@ def _require_list(text: str | None, field: str) -> None:
         return
     try:
         value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()  # raises where there are lone surrogates
     except ValueError:
         raise Problem(Code.TEXT_INVALID, f"{field} is not valid JSON", field=field) from None
     if not isinstance(value, list):
