@@ -318,5 +318,7 @@ ANSWERS: dict[str, Any] = {
         "device": "cuda",
         "deterministic": False,
         "chat_template": True,
+        "truncation": "none",
+        "empty_response": "score",
     },
 }
