@@ -203,7 +203,8 @@ TABLE: dict[Code, Row] = {
         400,
         "INVALID_ARGUMENT",
         False,
-        "The text cannot be encoded (for example lone surrogates): this sample has no reward, the call's others have.",
+        "The text cannot be encoded (for example lone surrogates): this sample has no reward, the "
+        "call's others have theirs.",
     ),
     Code.TEXT_TOO_LONG: Row(
         400, "INVALID_ARGUMENT", False, "More tokens than the backbone's maximum length."

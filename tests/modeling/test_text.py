@@ -66,11 +66,11 @@ def sentence_piece():
     return made
 
 
-def tokenizer(make, *, ends=False):
+def tokenizer(make, *, adds="<s> $A"):
     inner = make()
     bos, eos = (inner.token_to_id(one) for one in SPECIAL[1:])
     inner.post_processor = TemplateProcessing(
-        single="<s> $A </s>" if ends else "<s> $A", special_tokens=[("<s>", bos), ("</s>", eos)]
+        single=adds, special_tokens=[("<s>", bos), ("</s>", eos)]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=inner,
@@ -85,15 +85,15 @@ def tokenizer(make, *, ends=False):
 
 @pytest.fixture(
     scope="module",
-    params=[(byte_level, False), (byte_level, True), (sentence_piece, False)],
+    params=[(byte_level, "<s> $A"), (byte_level, "<s> $A </s>"), (sentence_piece, "<s> $A")],
     ids=["bytes", "bytes, eos added", "no words"],
 )
 def both(request):
     """An encoder, and the same tokenizer apart: its own truncation is the oracle."""
-    make, ends = request.param
+    make, adds = request.param
     # Small, so that texts far beyond it are quickly tokenized whole by the oracle.
     text_module.MARGIN, before = MARGIN, text_module.MARGIN
-    yield TextEncoder(tokenizer(make, ends=ends), LENGTH, 1000), tokenizer(make, ends=ends)
+    yield TextEncoder(tokenizer(make, adds=adds), LENGTH, 1000), tokenizer(make, adds=adds)
     text_module.MARGIN = before
 
 
@@ -124,6 +124,31 @@ def test_a_cut_keeps_what_the_tokenizer_s_own_truncation_keeps(both, side, text)
         assert found.cut == len(whole) - len(expected)
     else:
         assert found.cut == pytest.approx(len(whole) - LENGTH, rel=0.5)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("length", range(200, 208))
+def test_a_cut_within_a_long_word_is_as_in_the_whole_text(side, length):
+    """A run of one letter is cut into eights from its start: half a run has other tokens."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    vocabulary = {one: place for place, one in enumerate([*SPECIAL, *sorted(alphabet)])}
+    merges = [("a" * half, "a" * half) for half in (1, 2, 4)]
+    for left, right in merges:
+        vocabulary[left + right] = len(vocabulary)
+
+    def make():
+        made = Tokenizer(BPE(vocabulary, merges))
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        made.add_special_tokens(SPECIAL)
+        return made
+
+    own = tokenizer(make)
+    own.truncation_side = side
+    text = " ".join(["a" * length] * 200)
+    whole = own(text)["input_ids"]
+    found = TextEncoder(tokenizer(make), LENGTH, 1000).pair("", text, raw=True, cut=side)
+    assert list(found.ids) == own(text, truncation=True, max_length=LENGTH)["input_ids"]
+    assert found.cut == pytest.approx(len(whole) - LENGTH, rel=0.1)
 
 
 @given(text=PASSAGES)
