@@ -108,6 +108,7 @@ class AsyncClient(AsyncLabelMethods, Settings):
         feedback: Literal["policy", "backbone", "none"] = "policy",
         method: Mapping[str, object] | None = None,
         truncation: Literal["none", "left", "right"] = "none",
+        empty_response: Literal["score", "error"] | None = None,
     ) -> RunInfo:
         """See `Client.create_run`."""
         return await self._send(
@@ -119,6 +120,7 @@ class AsyncClient(AsyncLabelMethods, Settings):
                 feedback=feedback,
                 method=method,
                 truncation=truncation,
+                empty_response=empty_response,
             )
         )
 

@@ -89,11 +89,14 @@ def create_run(
     feedback: str,
     method: Mapping[str, object] | None,
     truncation: str,
+    empty_response: str | None,
 ) -> Call[RunInfo]:
     """A new run; the same again answers with the run as it is."""
     body: dict[str, object] = {"run": run, "feedback": feedback}
     if truncation != "none":
         body["truncation"] = truncation
+    if empty_response is not None:
+        body["empty_response"] = empty_response
     if policy_hidden_size is not None:
         body["policy"] = {
             "hidden_size": index(policy_hidden_size),

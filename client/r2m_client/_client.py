@@ -118,6 +118,7 @@ class Client(LabelMethods, ScoreFutures, Settings):
         feedback: Literal["policy", "backbone", "none"] = "policy",
         method: Mapping[str, object] | None = None,
         truncation: Literal["none", "left", "right"] = "none",
+        empty_response: Literal["score", "error"] | None = None,
     ) -> RunInfo:
         """Create a run, or get it as it is if it exists with the same settings.
 
@@ -133,6 +134,9 @@ class Client(LabelMethods, ScoreFutures, Settings):
                 nothing.
             truncation: what happens to a text that is too long: none (an error), or the side
                 that is cut.
+            empty_response: what an empty response to a prompt gets: a reward (score), or
+                text_empty (error); None: what the server says for new runs, and what a run that
+                exists was made with.
             method: the method's settings, such as `{"profile": "paper", "omega": {…}}`; the
                 server has defaults for all (profile `guarded`), and refuses unknown keys.
 
@@ -149,6 +153,7 @@ class Client(LabelMethods, ScoreFutures, Settings):
                 feedback=feedback,
                 method=method,
                 truncation=truncation,
+                empty_response=empty_response,
             )
         )
 

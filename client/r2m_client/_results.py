@@ -341,6 +341,8 @@ class RunInfo:
         branch: the current one; step, next_step and head are its own.
         created_at: RFC 3339, UTC.
         truncation: none (too long is an error), left or right.
+        empty_response: score, or error (text_empty).
+        template_date: that the server's chat template writes; None: it writes none.
         usage, live: where one run is asked for: counters, and the live head's numbers.
         frozen: why aligns change nothing; None: they do.
         rejections: in a row, on the current branch.
@@ -361,6 +363,8 @@ class RunInfo:
     aliases: dict[str, int] = field(default_factory=dict[str, int])
     branches: tuple[BranchInfo, ...] = ()
     truncation: str = "none"
+    empty_response: str = "error"
+    template_date: str | None = None
     usage: UsageInfo | None = None
     live: dict[str, Any] = field(default_factory=dict[str, Any])
     frozen: str | None = None
@@ -416,7 +420,15 @@ class AliasInfo:
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What the server holds; hidden_size is the backbone's own, max_length is in tokens."""
+    """What the server holds.
+
+    Attributes:
+        hidden_size: the backbone's own.
+        max_length: in tokens.
+        template_date: that the chat template writes in place of the current day; None: none.
+        truncation: of texts that are scored without a run.
+        empty_response: of texts without a run, and of a new run that states none.
+    """
 
     version: str
     model: str
@@ -427,3 +439,6 @@ class ServerInfo:
     device: str
     deterministic: bool
     chat_template: bool
+    template_date: str | None = None
+    truncation: str = "none"
+    empty_response: str = "error"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import KW_ONLY, dataclass, field
 from operator import index
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -219,23 +219,15 @@ class SampleWriter:
         ]
 
     def _sample(self, sample: Sample) -> dict[str, object]:
-        for name in ("prompt", "response"):
-            try:
-                (getattr(sample, name) or "").encode()
-            except UnicodeEncodeError as error:  # lone surrogates: neither encoding can carry them
-                raise ValueError(
-                    f"{name} of sample {sample.id!r} is no valid text: {error}"
-                ) from None
         body: dict[str, object] = {"id": sample.id, "format": sample.format}
-        for name in ("prompt", "response", "finish_reason"):
-            if getattr(sample, name) is not None:
-                body[name] = getattr(sample, name)
-        if sample.messages is not None:
-            body["messages"] = [_message(one) for one in sample.messages]
-        if sample.tools is not None:
-            body["tools"] = json.dumps(list(sample.tools))
-        if sample.token_ids is not None:
-            body["token_ids"] = [index(one) for one in sample.token_ids]
+        unencodable = _unencodable(sample)
+        if unencodable is None:
+            body |= _text(sample)
+        else:
+            # Neither encoding can carry it: the server refuses this sample alone.
+            body["unencodable"] = unencodable[:256]
+        if sample.finish_reason is not None:
+            body["finish_reason"] = sample.finish_reason
         if sample.group:
             body["group"] = sample.group
         feedback = self._feedback(sample)
@@ -268,6 +260,40 @@ class SampleWriter:
             return None
         self.tensors.append(Tensor(self._written, sample.id, value))
         return {"dtype": value.dtype, "shape": list(value.shape), **told}
+
+
+def _text(sample: Sample) -> dict[str, object]:
+    body: dict[str, object] = {}
+    for name in ("prompt", "response"):
+        if getattr(sample, name) is not None:
+            body[name] = getattr(sample, name)
+    if sample.messages is not None:
+        body["messages"] = [_message(one) for one in sample.messages]
+    if sample.tools is not None:
+        body["tools"] = json.dumps(list(sample.tools))
+    if sample.token_ids is not None:
+        body["token_ids"] = [_token_id(sample, one) for one in sample.token_ids]
+    return body
+
+
+def _unencodable(sample: Sample) -> str | None:
+    """Where the sample's text holds lone surrogates, if it does."""
+    texts: list[tuple[str, object]] = [("prompt", sample.prompt), ("response", sample.response)]
+    for place, turn in enumerate(sample.messages or ()):
+        texts += ((f"messages[{place}].{key}", value) for key, value in turn.items())
+    for name, text in texts:
+        if isinstance(text, str):
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                return name
+    return None
+
+
+def _token_id(sample: Sample, given: object) -> int:
+    if isinstance(given, bool):  # which Python counts as 1
+        raise ValueError(f"token_ids of sample {sample.id!r} are whole numbers, got {given}")
+    return index(cast("SupportsIndex", given))
 
 
 def _message(turn: Mapping[str, Any]) -> dict[str, Any]:

@@ -192,9 +192,19 @@ TABLE: dict[Code, Row] = {
         False,
         "A rollback has left this branch: it answers its old steps and takes no new ones.",
     ),
-    Code.TEXT_EMPTY: Row(400, "INVALID_ARGUMENT", False, "The prompt or the response is empty."),
+    Code.TEXT_EMPTY: Row(
+        400,
+        "INVALID_ARGUMENT",
+        False,
+        "The sample has no text, in chat no prompt, or no response: an empty one has a reward only "
+        "where the run's `empty_response` (without a run: `--empty-response`) is `score`.",
+    ),
     Code.TEXT_INVALID: Row(
-        400, "INVALID_ARGUMENT", False, "The text cannot be encoded (for example lone surrogates)."
+        400,
+        "INVALID_ARGUMENT",
+        False,
+        "The text cannot be encoded (for example lone surrogates): this sample has no reward, the "
+        "call's others have theirs.",
     ),
     Code.TEXT_TOO_LONG: Row(
         400, "INVALID_ARGUMENT", False, "More tokens than the backbone's maximum length."

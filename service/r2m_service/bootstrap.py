@@ -196,6 +196,7 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
         committed=retention.soon,
         reply_seconds=settings.reply_seconds,
         watched_runs=settings.metrics_runs,
+        texts=settings.texts,
     )
     parts = Parts(
         application, engine, registry, retention, unlock, collected, metrics, journal, traces
@@ -277,6 +278,8 @@ def _load(settings: Settings) -> Backbone:
         dtype=settings.dtype,
         max_length=settings.max_length,
         trust_remote_code=settings.trust_remote_code,
+        chat_template=settings.chat_template,
+        template_date=settings.template_date,
         say=logger.info,
     )
     for note in backbone.notes:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from r2m_service.domain.retention import Keep
+from r2m_service.domain.runs import EmptyResponse, TextRules, Truncation
+from r2m_service.modeling import TEMPLATE_DATE
 
 
 def _address(value: str) -> str:
@@ -26,6 +29,13 @@ def _address(value: str) -> str:
 def _http_url(value: str | None) -> str | None:
     if value is not None and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", value):
         raise ValueError("is a URL, for example http://127.0.0.1:4318")
+    return value
+
+
+def _day(value: object) -> object:
+    # pydantic would also take a number of seconds.
+    if isinstance(value, str) and not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
+        raise ValueError("is a date, YYYY-MM-DD, for example 2025-01-31")
     return value
 
 
@@ -119,6 +129,28 @@ class Settings(BaseSettings):
         ge=1,
         description="tokens a text may have; default: the lesser of what model and tokenizer state",
         examples=[4096],
+    )
+    truncation: Truncation = Field(
+        default="none",
+        description="of texts that are too long and scored without a run: none (an error), or the "
+        "side that is cut, left or right; runs have a setting of their own",
+    )
+    empty_response: EmptyResponse = Field(
+        default="score",
+        description="what an empty response to a prompt gets, without a run, and in a new run that "
+        "states nothing: score (a reward), or error (text_empty)",
+    )
+    chat_template: str | None = Field(
+        default=None,
+        description="name of the chat template, where the tokenizer has several; default: the one "
+        "called default",
+        examples=["rag"],
+    )
+    template_date: Annotated[date, BeforeValidator(_day)] = Field(
+        default=TEMPLATE_DATE,
+        description="what a chat template that asks for today's date (Llama 3.2, Granite) writes "
+        "instead, so that rewards stay the same; then it is part of the fingerprint",
+        examples=["2025-01-31"],
     )
     trust_remote_code: bool = Field(
         default=False, description="run Python code that comes with the model"
@@ -261,6 +293,11 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         default=20.0, ge=0, description="seconds that work at hand gets at shutdown"
     )
+
+    @property
+    def texts(self) -> TextRules:
+        """The rules of texts that are scored without a run."""
+        return TextRules(self.truncation, self.empty_response)
 
     @property
     def keep(self) -> Keep:

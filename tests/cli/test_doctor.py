@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from sqlalchemy import create_engine, insert, text
-from support.models import save_reward_model, tokenizer
+from support.models import TEMPLATE, save_reward_model, tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from r2m.errors import Problem
@@ -168,6 +168,28 @@ def test_no_chat_template_is_a_warning(examine, tmp_path):
     found = examine(model=tmp_path / "m")
     assert problems(found) == {}
     assert list(warnings(found)) == ["chat template"]
+
+
+def test_named_chat_templates_without_a_default_are_listed(examine, tmp_path):
+    save_reward_model(tmp_path / "m", template={"rag": "x", "chat": "y"})
+    found = examine(model=tmp_path / "m")
+    assert problems(found) == {}
+    told = warnings(found)["chat template"]
+    assert "it has chat, rag" in told
+    assert "--chat-template" in told
+    found = examine("--chat-template", "rag", model=tmp_path / "m")
+    assert "chat template" not in warnings(found)
+    found = examine("--chat-template", "mine", model=tmp_path / "m")
+    assert "it has chat, rag" in problems(found)["weights"]
+
+
+def test_the_date_that_a_chat_template_writes_is_named(examine, tmp_path):
+    template = "{{ strftime_now('%d %B') }}" + TEMPLATE
+    save_reward_model(tmp_path / "m", template=template)
+    for flags, day in (((), "2024-07-26"), (("--template-date", "2025-01-31"), "2025-01-31")):
+        line = examine(*flags, model=tmp_path / "m")["chat template"]
+        assert line["level"] == "ok"
+        assert f"it writes {day} (--template-date)" in line["found"]
 
 
 def test_a_maximum_length_beyond_the_models(examine):

@@ -153,10 +153,26 @@ def test_a_tensor_value_goes_as_it_is(caller, script):
 
 
 def test_text_that_no_encoding_can_carry(caller, script):
-    with pytest.raises(ValueError, match="response of sample 'b'"):
-        caller("score", [Sample("a", "p", "r"), Sample("b", "p", "half \ud83d")])
     with pytest.raises(ValueError, match=r"surrogates not allowed|Unpaired surrogate"):
         caller("score", [Sample("\ud83d", "p", "r")])
+    assert not script.seen
+    turns = [{"role": "user", "content": "\udc00"}, {"role": "assistant", "content": "r"}]
+    halves = [
+        Sample("a", "p", "half \ud83d"),
+        Sample("b", "p\udfff", "r"),
+        Sample("c", messages=turns),
+        Sample("d", "p", "r"),
+    ]
+    caller("score", halves)
+    sent = script.seen[0].request["samples"]
+    named = ["response", "prompt", "messages[0].content", None]
+    assert [one.get("unencodable") for one in sent] == named
+    assert [one.get("prompt") for one in sent] == [None, None, None, "p"]
+
+
+def test_true_is_no_token_id(caller, script):
+    with pytest.raises(ValueError, match="token_ids of sample 'a' are whole numbers, got True"):
+        caller("score", [Sample("a", token_ids=[5, True])])
     assert not script.seen
 
 

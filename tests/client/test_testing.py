@@ -327,7 +327,7 @@ def test_rewards_are_those_of_the_head_that_is_asked(client):
 
 def test_a_run_counts_what_was_done_for_it(client):
     assert client.run("mine").live == {"verdict": "accepted", "t": 0}
-    client.score([sample("a", "one two"), sample("b", ""), Sample("c", "p", "r")], run="mine")
+    client.score([sample("a", "one two"), sample("b", "\ud83d"), Sample("c", "p", "r")], run="mine")
     client.score([sample("a")])  # of no run
     for _ in range(2):
         client.align("mine", step=1, groups=[group()])

@@ -57,6 +57,7 @@ CALLS = {
         feedback=st.sampled_from(["policy", "backbone", "none"]),
         method=st.none() | methods,
         truncation=st.sampled_from(["none", "left", "right"]),
+        empty_response=st.sampled_from([None, "score", "error"]),
     ),
     "UpdateRunRequest": st.builds(_calls.update_run, ids, methods, reason=reasons)
     | st.builds(_label_calls.freeze, ids, frozen=st.booleans(), reason=reasons),
@@ -117,6 +118,7 @@ SAMPLES = [
     Sample("a", "p", "r", format="raw", hidden_state="pre_norm", last_token=True, **WITH),
     Sample("b", messages=[TURN], tools=[{"name": "f"}], **WITH),
     Sample("c", token_ids=[1], **WITH),
+    Sample("f", "half \ud83d", "r", **WITH),
 ]
 BARE = [dataclasses.replace(one, **dict.fromkeys(STATES)) for one in SAMPLES]
 KEPT = {"e": Kept(3, head=1, fused=0.5, pooled=bytes(8))}
@@ -130,16 +132,16 @@ FULL = {
         kept=KEPT)],
     "CreateRunRequest": [_calls.create_run(
         "r", policy_hidden_size=1, hidden_state="pre_norm", last_token=True, feedback="policy",
-        method={"a": 1}, truncation="left")],
+        method={"a": 1}, truncation="left", empty_response="error")],
     "UpdateRunRequest": [_calls.update_run("r", {"a": 1}, reason="x"),
                          _label_calls.freeze("r", frozen=True, reason="x")],
     "SetAliasRequest": [_calls.set_alias("r", "a", 1, expect=2)],
     "RollbackRequest": [_calls.rollback("r", to=1, to_step=1, branch="b", reason="x")],
     "EvaluateRequest": [_calls.evaluate(
-        "r", [Pair("p", SAMPLES[0], SAMPLES[1]), Pair("q", SAMPLES[2], Sample("d"))],
+        "r", [Pair("p", SAMPLES[0], SAMPLES[1]), Pair("q", SAMPLES[2], SAMPLES[3])],
         heads=[1], wire_dtype="float32")],
     "PutAnchorsRequest": [_label_calls.put_anchors(
-        "r", [Pair("p", BARE[0], BARE[1]), Pair("q", BARE[2], Sample("d"))], reason="x")],
+        "r", [Pair("p", BARE[0], BARE[1]), Pair("q", BARE[2], BARE[3])], reason="x")],
     "AddLabelsRequest": [_label_calls.add_labels(
         "r", [Label(id="a", grade=1.0, source="s"), Label(chosen="a", rejected="b")])],
     "ReplyAlignRequest": [_calls.reply_align(

@@ -146,8 +146,8 @@ def test_what_passes_is_repeated_and_what_does_not_is_raised(fake):
 
 def test_a_sample_without_a_reward_raises_and_is_no_number(fake):
     ask = functools.partial(verl.compute_score, url="http://one", extra_info={"prompt": "2 + 2?"})
-    with pytest.raises(SamplesFailed, match="text_empty"):
-        asyncio.run(ask(**{**ROLLOUT, "solution_str": ""}))
+    with pytest.raises(SamplesFailed, match="text_invalid"):
+        asyncio.run(ask(**{**ROLLOUT, "solution_str": "half \ud83d"}))
     run_of(fake, "policy", feedback="policy", policy_hidden_size=4)
     with pytest.raises(SamplesFailed, match="feedback_missing"):
         asyncio.run(ask(**ROLLOUT, run="policy"))

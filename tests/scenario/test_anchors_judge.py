@@ -237,7 +237,7 @@ def test_a_prompt_that_judges_never_trains(client, run):
     [
         (lambda p: {"rejected": dataclasses.replace(p.chosen, id="r")}, "pairs[0]", "same text"),
         (
-            lambda p: {"rejected": dataclasses.replace(p.rejected, response="")},
+            lambda p: {"rejected": dataclasses.replace(p.rejected, prompt="")},
             "pairs[0].rejected",
             "empty",
         ),

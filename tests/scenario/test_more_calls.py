@@ -3,7 +3,7 @@
 import pytest
 from support.rollouts import WIDTH_P, groups, samples, states
 
-from r2m_client import InvalidRequest, Pair, Sample, StepOutOfOrder
+from r2m_client import Group, InvalidRequest, Label, Pair, RunExists, Sample, StepOutOfOrder
 
 METHOD = {"width": 16, "learning_rate": 3e-4}
 TURNS = [
@@ -39,6 +39,81 @@ def test_conversations_ids_and_truncation(client, run_name, backbone):
     assert turns.finish_reason == "stop"
     assert (ids.tokens, ids.truncated) == (limit, 5)
     assert none.error.code == "text_empty"
+
+
+def empty_ones():
+    """An empty response to the same prompt, in each form."""
+    return [
+        Sample("chat", "Hi", ""),
+        Sample("raw", "Hi", "", format="raw"),
+        Sample("turns", messages=[*TURNS[:-1], {"role": "assistant", "content": ""}]),
+    ]
+
+
+def test_an_empty_response_has_a_reward_unless_the_run_says_otherwise(client, run_name):
+    assert client.server().empty_response == "score"
+    settings = {"feedback": "none", "method": METHOD}
+    made = client.create_run(f"{run_name}-1", **settings)
+    assert made.empty_response == "score"
+    client.create_run(f"{run_name}-2", **settings, empty_response="error")
+    again = client.create_run(f"{run_name}-2", **settings)  # states nothing: it is the same run
+    assert again.empty_response == "error"
+    with pytest.raises(RunExists, match="another empty_response: it is 'error'"):
+        client.create_run(f"{run_name}-2", **settings, empty_response="score")
+    with pytest.raises(InvalidRequest, match="empty_response"):
+        client.create_run(f"{run_name}-3", **settings, empty_response="skip")
+    for run in (None, f"{run_name}-1"):
+        assert len(client.score(empty_ones(), run=run).rewards) == 3
+    refused = client.score(empty_ones(), run=f"{run_name}-2").scores
+    assert [one.error.code for one in refused] == ["text_empty"] * 3
+    nothing = [Sample("a", "", "", format="raw"), Sample("b", "", ""), Sample("c", "Hi")]
+    for run in (None, f"{run_name}-1"):
+        codes = [one.error.code for one in client.score(nothing, run=run).scores]
+        assert codes == ["text_empty"] * 3
+
+
+def test_empty_responses_align_and_are_judged_like_others(client, run_name):
+    client.create_run(run_name, feedback="none", method={**METHOD, "audit_rate": 1.0})
+    chat, raw, turns = empty_ones()
+    answered = Sample("b", "Hi", "Hello there.")
+    aligned = client.align(run_name, step=1, groups=[Group("g", [chat, answered])])
+    assert aligned.errors == ()
+    client.put_anchors(run_name, [Pair("p", Sample("c", "Yo", "Yes."), Sample("d", "Yo", ""))])
+    judged = client.evaluate(run_name, [Pair("p", answered, raw), Pair("q", answered, turns)])
+    assert (judged.pairs, judged.errors) == (2, ())
+    client.score([chat], run=run_name)
+    (kept,) = client.samples(run_name).samples
+    assert kept.text == {"prompt": "Hi", "response": ""}
+    (label,) = client.add_labels(run_name, [Label(id="chat", grade=0.5)]).labels
+    assert label.error is None
+    assert client.align(run_name, step=2, groups=[Group("g", [chat, answered])]).errors == ()
+
+
+def test_lone_surrogates_cost_their_own_sample_alone(client, run_name):
+    client.create_run(run_name, feedback="none", method=METHOD)
+    half = "half \ud83d"
+    halves = [
+        Sample("prompt", half, "r"),
+        Sample("response", "p", half),
+        Sample("raw", "p", half, format="raw"),
+        Sample("turns", messages=[{"role": "user", "content": half}, TURNS[-1]]),
+        Sample("tools", messages=TURNS, tools=[{"name": half}]),
+    ]
+    good = Sample("good", "p", "r")
+    for run in (None, run_name):
+        *bad, fine = client.score([*halves, good], run=run).scores
+        assert [one.error.code for one in bad] == ["text_invalid"] * len(halves)
+        assert fine.error is None
+    whole = Group("whole", [Sample("b", "p", "yes"), Sample("c", "p", "no")])
+    broken = Group("broken", [halves[1], Sample("d", "p", "no")])
+    aligned = client.align(run_name, step=1, groups=[broken, whole])
+    assert [(one.id, one.error.code) for one in aligned.errors] == [("response", "text_invalid")]
+    assert aligned.groups.skipped_because["error"] == 1
+    judged = client.evaluate(run_name, [Pair("x", good, halves[0]), Pair("y", good, good)])
+    assert judged.pairs == 1
+    for refused in (Sample("\ud83d", "p", "r"), Sample("x", "p", "r", group="\ud83d")):
+        with pytest.raises((ValueError, InvalidRequest)):
+            client.score([refused], run=run_name)
 
 
 def test_a_step_names_its_head(client, trained):

@@ -228,7 +228,7 @@ def test_evaluate_judges_heads_on_the_same_pairs(raw, run_name):
         }
         for n in range(1, 9)
     ]
-    broken = {**pairs[0], "id": "broken", "chosen": {"id": "x", "prompt": "Hi", "response": ""},
+    broken = {**pairs[0], "id": "broken", "chosen": {"id": "x", "prompt": "", "response": "a"},
               "rejected": {"id": "y", "prompt": "Hi", "response": "z"}}  # fmt: skip
     call = ("Evaluate", "POST", f"/v1/runs/{run_name}/evaluate", pb.EvaluateRequest,
             pb.EvaluateResponse)  # fmt: skip

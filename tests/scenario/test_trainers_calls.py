@@ -114,12 +114,8 @@ def test_failures_say_what_to_do(exact, native):
         assert refused.status_code == 400
         assert refused.json()["error"]["code"] == "text_too_long"
         assert refused.json()["error"]["message"].startswith("query[1] has no reward: ")
-        empty = http.post("/slime", json={**body, "response": ""})
-        assert (empty.status_code, empty.json()["error"]["code"]) == (400, "text_empty")
-        # Not the reward of the bare prompt.
-        query = {"query": [PROMPTS[0]], "prompts": [PROMPTS[0]], "labels": [None]}
-        empty = http.post("/get_reward", json=query)
-        assert (empty.status_code, empty.json()["error"]["code"]) == (400, "text_empty")
+        nothing = http.post("/slime", json={"prompt": "", "response": ""})
+        assert (nothing.status_code, nothing.json()["error"]["code"]) == (400, "text_empty")
 
 
 def test_nemo_gym_s_conversation_is_read_through_the_chat_template(exact, native):

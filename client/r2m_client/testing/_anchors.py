@@ -56,7 +56,7 @@ def put_anchors(world: World, request: dict[str, Any]) -> dict[str, Any]:
     for place, pair in enumerate(pairs):
         for side in SIDES:
             try:
-                counted(world.backbone, pair[side], run.truncation)
+                counted(world.backbone, pair[side], run.truncation, run.empty_response)
             except Problem as problem:
                 field = f"pairs[{place}].{side}"
                 raise Problem(problem.code, problem.message, field=field) from None

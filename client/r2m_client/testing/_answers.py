@@ -77,6 +77,7 @@ def run_out(run: Run, advice: str) -> dict[str, Any]:
             for one in run.branches.values()
         ],
         "truncation": run.truncation,
+        "empty_response": run.empty_response,
     }
 
 

@@ -12,6 +12,7 @@ from r2m import int8
 from r2m.errors import Code, Problem
 from r2m.tensors import TensorValue
 from r2m_client._samples import Sample
+from r2m_client.testing._state import EMPTY_RESPONSE
 from r2m_client.testing._texts import Counted, counted
 
 if TYPE_CHECKING:
@@ -50,7 +51,12 @@ def checked(backbone: Backbone, run: Run | None, given: dict[str, Any]) -> Check
     Raises:
         Problem: text_* or feedback_*. Numbers that are not finite are `require_finite`'s.
     """
-    text = counted(backbone, given, run.truncation if run else "none")
+    text = counted(
+        backbone,
+        given,
+        run.truncation if run else "none",
+        run.empty_response if run else EMPTY_RESPONSE,
+    )
     stated: dict[str, Any] = given.get("feedback") or {}
     prompt, response = given.get("prompt"), given.get("response")
     if not (given.get("messages") or given.get("token_ids")):

@@ -98,6 +98,7 @@ def check_run(request: dict[str, Any]) -> None:
     check_choice("policy.hidden_state", policy.get("hidden_state"), ("post_norm", "pre_norm", ""))
     check_choice("feedback", request["feedback"], ("policy", "backbone", "none", ""))
     check_choice("truncation", request.get("truncation"), ("none", "left", "right", ""))
+    check_choice("empty_response", request.get("empty_response"), ("score", "error", ""))
 
 
 def check_samples(

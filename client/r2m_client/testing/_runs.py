@@ -20,6 +20,7 @@ from r2m_client.testing._form import (
 )
 from r2m_client.testing._settings import resolve
 from r2m_client.testing._state import (
+    EMPTY_RESPONSE,
     FIRST_BRANCH,
     LIVE,
     REFERENCE,
@@ -49,6 +50,8 @@ def server(world: World, request: dict[str, Any]) -> dict[str, Any]:
         "device": "cpu",
         "deterministic": True,
         "chat_template": True,
+        "truncation": "none",
+        "empty_response": EMPTY_RESPONSE,
     }
 
 
@@ -63,6 +66,8 @@ def create_run(world: World, request: dict[str, Any]) -> dict[str, Any]:
     existing = world.runs.get(run.name)
     if existing is not None:
         existing.require_open(run.fingerprint)
+        if not request.get("empty_response"):
+            run.empty_response = existing.empty_response
         _require_same(existing, run)
         return run_out(existing, world.advice_on(run.name))
     settings = json.dumps([run.policy.hidden_size, run.feedback, asdict(run.method)])
@@ -124,6 +129,7 @@ def _new_run(world: World, request: dict[str, Any]) -> Run:
         backbone_width=own,
         usage=Usage(since=world.since),
         truncation=request.get("truncation") or "none",
+        empty_response=request.get("empty_response") or EMPTY_RESPONSE,
     )
 
 

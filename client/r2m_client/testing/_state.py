@@ -11,6 +11,8 @@ from r2m_client.testing._method import Method
 LIVE, PREVIOUS, CANDIDATE, REFERENCE = "live", "previous", "candidate", "reference"
 SERVER_ALIASES = frozenset({LIVE, PREVIOUS, CANDIDATE})
 FIRST_BRANCH = "main"
+EMPTY_RESPONSE = "score"
+"""Without a run, and of a run that states nothing: the server's own default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ class Run:
     backbone_width: int
     usage: Usage
     truncation: str = "none"
+    empty_response: str = EMPTY_RESPONSE
     archived: bool = False
     frozen: str | None = None
     anchors: AnchorSet | None = None
@@ -147,6 +150,7 @@ class Run:
             "feedback": self.feedback,
             "policy": asdict(self.policy),
             "truncation": self.truncation,
+            "empty_response": self.empty_response,
             "method": asdict(self.method),
         }
 

@@ -23,19 +23,30 @@ class Counted:
     cut: int = 0
 
 
-def counted(backbone: Backbone, given: dict[str, Any], truncation: str) -> Counted:
+def counted(
+    backbone: Backbone, given: dict[str, Any], truncation: str, empty_response: str
+) -> Counted:
     """How many tokens a sample's text has.
 
     Args:
         backbone: counts them.
         given: a sample of the request.
         truncation: none, left or right.
+        empty_response: score or error.
 
     Raises:
         Problem: text_empty, text_invalid or text_too_long.
     """
+    unencodable: str | None = given.get("unencodable")
+    if unencodable:
+        raise Problem(
+            Code.TEXT_INVALID,
+            f"{unencodable} holds lone surrogates, which are no characters",
+            field=unencodable,
+        )
     messages: list[dict[str, Any]] = given.get("messages") or []
     ids: list[int] = given.get("token_ids") or []
+    empty = empty_response == "score"
     pair = given.get("prompt") is not None or given.get("response") is not None
     forms = [pair, bool(messages), bool(ids)]
     if sum(forms) != 1:
@@ -46,11 +57,14 @@ def counted(backbone: Backbone, given: dict[str, Any], truncation: str) -> Count
             field=PAIR,
         )
     if messages:
-        tokens, field = backbone.count_tokens(_conversation(messages, given)), "messages"
+        tokens, field = (
+            backbone.count_tokens(_conversation(messages, given, empty=empty)),
+            "messages",
+        )
     elif ids:
         tokens, field = _ids(ids), "token_ids"
     else:
-        tokens, field = backbone.count_tokens(_pair(given)), PAIR
+        tokens, field = backbone.count_tokens(_pair(given, empty=empty)), PAIR
     over = tokens - backbone.max_length
     if over <= 0:
         return Counted(tokens)
@@ -63,16 +77,21 @@ def counted(backbone: Backbone, given: dict[str, Any], truncation: str) -> Count
     return Counted(backbone.max_length, over)
 
 
-def _pair(given: dict[str, Any]) -> str:
+def _pair(given: dict[str, Any], *, empty: bool) -> str:
     raw = given["format"] == "raw"
-    prompt, response = given.get("prompt") or "", given.get("response") or ""
-    for name, part in (("prompt", prompt), ("response", response)):
-        if not part and not (raw and name == "prompt"):
-            raise Problem(Code.TEXT_EMPTY, f"the {name} is empty", field=name)
+    prompt, response = given.get("prompt") or "", given.get("response")
+    if response is None:
+        raise Problem(
+            Code.TEXT_EMPTY, 'the sample has no response; an empty one is ""', field="response"
+        )
+    if not prompt and not raw:
+        raise Problem(Code.TEXT_EMPTY, "the prompt is empty", field="prompt")
+    if not response and not (empty and prompt):
+        raise Problem(Code.TEXT_EMPTY, "the response is empty", field="response")
     return f"{prompt}{'' if raw else ' '}{response}"
 
 
-def _conversation(messages: list[dict[str, Any]], given: dict[str, Any]) -> str:
+def _conversation(messages: list[dict[str, Any]], given: dict[str, Any], *, empty: bool) -> str:
     for place, turn in enumerate(messages):
         _require_list(turn.get("tool_calls"), f"messages[{place}].tool_calls")
     _require_list(given.get("tools"), "tools")
@@ -83,7 +102,8 @@ def _conversation(messages: list[dict[str, Any]], given: dict[str, Any]) -> str:
             "the last message is the one that is judged: its role is assistant",
             field=f"messages[{last}].role",
         )
-    if not messages[last].get("content") and not messages[last].get("tool_calls"):
+    filled = [bool(turn.get("content") or turn.get("tool_calls")) for turn in messages]
+    if not filled[-1] and not (empty and any(filled)):
         raise Problem(Code.TEXT_EMPTY, "the last message is empty", field=f"messages[{last}]")
     return " ".join(str(turn.get("content") or "") for turn in messages)
 
@@ -102,6 +122,7 @@ def _require_list(text: str | None, field: str) -> None:
         return
     try:
         value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()  # raises where there are lone surrogates
     except ValueError:
         raise Problem(Code.TEXT_INVALID, f"{field} is not valid JSON", field=field) from None
     if not isinstance(value, list):
@@ -120,4 +141,6 @@ def text_of(given: dict[str, Any]) -> dict[str, Any]:
     """A sample's text in the fields it came in."""
     names = ("prompt", "response", "messages", "tools", "token_ids")
     text = {name: given[name] for name in names if given.get(name)}
+    if given.get("prompt") and given.get("response") == "":
+        text["response"] = ""
     return text | ({"format": "raw"} if given["format"] == "raw" else {})

@@ -123,6 +123,7 @@ class Sample(google.protobuf.message.Message):
     TOOLS_FIELD_NUMBER: builtins.int
     TOKEN_IDS_FIELD_NUMBER: builtins.int
     FINISH_REASON_FIELD_NUMBER: builtins.int
+    UNENCODABLE_FIELD_NUMBER: builtins.int
     id: builtins.str
     prompt: builtins.str
     response: builtins.str
@@ -134,6 +135,10 @@ class Sample(google.protobuf.message.Message):
     """function schemas for the chat template, as JSON text"""
     finish_reason: builtins.str
     """why generation ended; comes back with the reward"""
+    unencodable: builtins.str
+    """In place of a text that holds lone surrogates, which a string cannot carry: its name. The
+    sample is answered with text_invalid.
+    """
     @property
     def feedback(self) -> global___Feedback: ...
     @property
@@ -157,9 +162,10 @@ class Sample(google.protobuf.message.Message):
         tools: builtins.str | None = ...,
         token_ids: collections.abc.Iterable[builtins.int] | None = ...,
         finish_reason: builtins.str | None = ...,
+        unencodable: builtins.str | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_finish_reason", b"_finish_reason", "_prompt", b"_prompt", "_response", b"_response", "_tools", b"_tools", "feedback", b"feedback", "finish_reason", b"finish_reason", "prompt", b"prompt", "response", b"response", "tools", b"tools"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_finish_reason", b"_finish_reason", "_prompt", b"_prompt", "_response", b"_response", "_tools", b"_tools", "feedback", b"feedback", "finish_reason", b"finish_reason", "format", b"format", "group", b"group", "id", b"id", "messages", b"messages", "prompt", b"prompt", "response", b"response", "token_ids", b"token_ids", "tools", b"tools"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_finish_reason", b"_finish_reason", "_prompt", b"_prompt", "_response", b"_response", "_tools", b"_tools", "_unencodable", b"_unencodable", "feedback", b"feedback", "finish_reason", b"finish_reason", "prompt", b"prompt", "response", b"response", "tools", b"tools", "unencodable", b"unencodable"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_finish_reason", b"_finish_reason", "_prompt", b"_prompt", "_response", b"_response", "_tools", b"_tools", "_unencodable", b"_unencodable", "feedback", b"feedback", "finish_reason", b"finish_reason", "format", b"format", "group", b"group", "id", b"id", "messages", b"messages", "prompt", b"prompt", "response", b"response", "token_ids", b"token_ids", "tools", b"tools", "unencodable", b"unencodable"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_finish_reason", b"_finish_reason"]) -> typing.Literal["finish_reason"] | None: ...
     @typing.overload
@@ -168,6 +174,8 @@ class Sample(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_response", b"_response"]) -> typing.Literal["response"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_tools", b"_tools"]) -> typing.Literal["tools"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_unencodable", b"_unencodable"]) -> typing.Literal["unencodable"] | None: ...
 
 global___Sample = Sample
 
@@ -1368,11 +1376,14 @@ class CreateRunRequest(google.protobuf.message.Message):
     FEEDBACK_FIELD_NUMBER: builtins.int
     METHOD_FIELD_NUMBER: builtins.int
     TRUNCATION_FIELD_NUMBER: builtins.int
+    EMPTY_RESPONSE_FIELD_NUMBER: builtins.int
     run: builtins.str
     feedback: builtins.str
     """policy (default) | backbone | none"""
     truncation: builtins.str
     """none (default): too long is an error; left | right: that side is cut"""
+    empty_response: builtins.str
+    """score: it has a reward; error: text_empty; empty: the server's"""
     @property
     def policy(self) -> global___Policy: ...
     @property
@@ -1385,9 +1396,10 @@ class CreateRunRequest(google.protobuf.message.Message):
         feedback: builtins.str = ...,
         method: google.protobuf.struct_pb2.Struct | None = ...,
         truncation: builtins.str = ...,
+        empty_response: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_policy", b"_policy", "method", b"method", "policy", b"policy"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_policy", b"_policy", "feedback", b"feedback", "method", b"method", "policy", b"policy", "run", b"run", "truncation", b"truncation"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_policy", b"_policy", "empty_response", b"empty_response", "feedback", b"feedback", "method", b"method", "policy", b"policy", "run", b"run", "truncation", b"truncation"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_policy", b"_policy"]) -> typing.Literal["policy"] | None: ...
 
 global___CreateRunRequest = CreateRunRequest
@@ -1569,6 +1581,8 @@ class Run(google.protobuf.message.Message):
     AUDIT_FIELD_NUMBER: builtins.int
     ADVICE_FIELD_NUMBER: builtins.int
     DISK_FIELD_NUMBER: builtins.int
+    EMPTY_RESPONSE_FIELD_NUMBER: builtins.int
+    TEMPLATE_DATE_FIELD_NUMBER: builtins.int
     run: builtins.str
     fingerprint: builtins.str
     feedback: builtins.str
@@ -1588,6 +1602,9 @@ class Run(google.protobuf.message.Message):
     rejections: builtins.int
     """in a row, on the current branch"""
     advice: builtins.str
+    empty_response: builtins.str
+    template_date: builtins.str
+    """that the chat template writes; absent: it writes none"""
     @property
     def policy(self) -> global___Policy: ...
     @property
@@ -1637,9 +1654,11 @@ class Run(google.protobuf.message.Message):
         audit: global___Audit | None = ...,
         advice: builtins.str = ...,
         disk: global___Disk | None = ...,
+        empty_response: builtins.str = ...,
+        template_date: builtins.str | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_anchors", b"_anchors", "_audit", b"_audit", "_disk", b"_disk", "_frozen", b"_frozen", "_usage", b"_usage", "anchors", b"anchors", "audit", b"audit", "disk", b"disk", "frozen", b"frozen", "live", b"live", "method", b"method", "policy", b"policy", "usage", b"usage"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_anchors", b"_anchors", "_audit", b"_audit", "_disk", b"_disk", "_frozen", b"_frozen", "_usage", b"_usage", "advice", b"advice", "aliases", b"aliases", "anchors", b"anchors", "archived", b"archived", "audit", b"audit", "branch", b"branch", "branches", b"branches", "created_at", b"created_at", "disk", b"disk", "feedback", b"feedback", "fingerprint", b"fingerprint", "frozen", b"frozen", "head", b"head", "live", b"live", "method", b"method", "next_step", b"next_step", "policy", b"policy", "rejections", b"rejections", "run", b"run", "step", b"step", "truncation", b"truncation", "usage", b"usage"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_anchors", b"_anchors", "_audit", b"_audit", "_disk", b"_disk", "_frozen", b"_frozen", "_template_date", b"_template_date", "_usage", b"_usage", "anchors", b"anchors", "audit", b"audit", "disk", b"disk", "frozen", b"frozen", "live", b"live", "method", b"method", "policy", b"policy", "template_date", b"template_date", "usage", b"usage"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_anchors", b"_anchors", "_audit", b"_audit", "_disk", b"_disk", "_frozen", b"_frozen", "_template_date", b"_template_date", "_usage", b"_usage", "advice", b"advice", "aliases", b"aliases", "anchors", b"anchors", "archived", b"archived", "audit", b"audit", "branch", b"branch", "branches", b"branches", "created_at", b"created_at", "disk", b"disk", "empty_response", b"empty_response", "feedback", b"feedback", "fingerprint", b"fingerprint", "frozen", b"frozen", "head", b"head", "live", b"live", "method", b"method", "next_step", b"next_step", "policy", b"policy", "rejections", b"rejections", "run", b"run", "step", b"step", "template_date", b"template_date", "truncation", b"truncation", "usage", b"usage"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_anchors", b"_anchors"]) -> typing.Literal["anchors"] | None: ...
     @typing.overload
@@ -1648,6 +1667,8 @@ class Run(google.protobuf.message.Message):
     def WhichOneof(self, oneof_group: typing.Literal["_disk", b"_disk"]) -> typing.Literal["disk"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_frozen", b"_frozen"]) -> typing.Literal["frozen"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_template_date", b"_template_date"]) -> typing.Literal["template_date"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_usage", b"_usage"]) -> typing.Literal["usage"] | None: ...
 
@@ -1741,6 +1762,9 @@ class GetServerResponse(google.protobuf.message.Message):
     DEVICE_FIELD_NUMBER: builtins.int
     DETERMINISTIC_FIELD_NUMBER: builtins.int
     CHAT_TEMPLATE_FIELD_NUMBER: builtins.int
+    TEMPLATE_DATE_FIELD_NUMBER: builtins.int
+    TRUNCATION_FIELD_NUMBER: builtins.int
+    EMPTY_RESPONSE_FIELD_NUMBER: builtins.int
     version: builtins.str
     model: builtins.str
     fingerprint: builtins.str
@@ -1750,6 +1774,12 @@ class GetServerResponse(google.protobuf.message.Message):
     device: builtins.str
     deterministic: builtins.bool
     chat_template: builtins.bool
+    template_date: builtins.str
+    """that the chat template writes; absent: it writes none"""
+    truncation: builtins.str
+    """of texts that are scored without a run"""
+    empty_response: builtins.str
+    """of texts without a run, and of a new run that states none"""
     def __init__(
         self,
         *,
@@ -1762,8 +1792,13 @@ class GetServerResponse(google.protobuf.message.Message):
         device: builtins.str = ...,
         deterministic: builtins.bool = ...,
         chat_template: builtins.bool = ...,
+        template_date: builtins.str | None = ...,
+        truncation: builtins.str = ...,
+        empty_response: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["chat_template", b"chat_template", "deterministic", b"deterministic", "device", b"device", "dtype", b"dtype", "fingerprint", b"fingerprint", "hidden_size", b"hidden_size", "max_length", b"max_length", "model", b"model", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_template_date", b"_template_date", "template_date", b"template_date"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_template_date", b"_template_date", "chat_template", b"chat_template", "deterministic", b"deterministic", "device", b"device", "dtype", b"dtype", "empty_response", b"empty_response", "fingerprint", b"fingerprint", "hidden_size", b"hidden_size", "max_length", b"max_length", "model", b"model", "template_date", b"template_date", "truncation", b"truncation", "version", b"version"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_template_date", b"_template_date"]) -> typing.Literal["template_date"] | None: ...
 
 global___GetServerResponse = GetServerResponse
 

@@ -176,7 +176,7 @@ class Align:
     ) -> AlignAnswer:
         with timings().taking("registry.run"):
             state = await find_run(self._registry, name)
-        state.run.require_open(self._engine.info.fingerprint)
+        state.run.require_open(self._engine.info)
         branch = state.branch(request.branch)
         answered = await self._answered(name, branch, request.step, hashed)
         if answered is not None:

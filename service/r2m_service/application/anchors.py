@@ -70,7 +70,7 @@ class Anchors:
                 storage_failed.
         """
         state = await find_run(self._registry, name)
-        state.run.require_open(self._engine.info.fingerprint)
+        state.run.require_open(self._engine.info)
         prompts = _checked(request.pairs)
         await self._require_texts(state.run, request.pairs)
         learnt = await asyncio.to_thread(self._labels.trained_among, name, set(prompts))

@@ -51,7 +51,9 @@ from r2m_service.application.stream import ScoringSession, open_scoring
 from r2m_service.application.tally import Tally
 from r2m_service.application.usage import Usage
 from r2m_service.application.watching import Places, Watched, Watching
+from r2m_service.domain.runs import TextRules
 
+NO_RULES = TextRules()
 HEAVY_AT_ONCE = 2
 """Aligns, new heads and head downloads at one time: each holds several copies of a head."""
 
@@ -69,6 +71,8 @@ class Application(Runs):
         committed: hears a run's name after each step of it.
         reply_seconds: how long a trainer has to answer what an align asks.
         watched_runs: how many runs `watch` shows one by one.
+        texts: rules of texts that are scored without a run; new runs begin with its rule for empty
+            responses.
     """
 
     def __init__(
@@ -87,20 +91,28 @@ class Application(Runs):
         committed: Callable[[str], None] = lambda _: None,
         reply_seconds: float = 60.0,
         watched_runs: int = 32,
+        texts: TextRules = NO_RULES,
     ) -> None:
         heavy = asyncio.Semaphore(HEAVY_AT_ONCE)
         usage = Usage()
         fingerprint = engine.info.fingerprint
         self._watching = Watching(registry, labels, fingerprint, Places(watched_runs))
         super().__init__(
-            registry, blobs, engine, heavy, usage, labels, max_head_bytes=max_head_bytes
+            registry,
+            blobs,
+            engine,
+            heavy,
+            usage,
+            labels,
+            max_head_bytes=max_head_bytes,
+            texts=texts,
         )
         self._version = version
         self._ready = ready
         self._line = Line(queue_samples)
         journaling = Journaling(journal)
         marking = Marking(labels, blobs, keep)
-        self._scoring = Scoring(registry, blobs, engine, usage, marking, journaling)
+        self._scoring = Scoring(registry, blobs, engine, usage, marking, journaling, texts)
         self._anchors = Anchors(registry, labels, blobs, engine)
         self._outside = Labels(registry, labels, engine, usage)
         lessons = Lessons(labels, self._anchors, Replay(labels, blobs, engine))
@@ -226,7 +238,7 @@ class Application(Runs):
 
     def server(self) -> ServerOut:
         """What this server holds."""
-        return ServerOut(version=self._version, **asdict(self._engine.info))
+        return ServerOut(version=self._version, **asdict(self._engine.info), **asdict(self._texts))
 
     def require_ready(self) -> None:
         """Refuse work that cannot be done now.

@@ -18,7 +18,7 @@ from r2m_service.application.scoring_items import (
     Vector,
 )
 from r2m_service.domain.method import MethodSettings
-from r2m_service.domain.runs import FeedbackSource, Truncation
+from r2m_service.domain.runs import FeedbackSource, TextRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class BackboneInfo:
     device: str
     deterministic: bool
     chat_template: bool
+    template_date: str | None = None
 
 
 class Engine(Protocol):
@@ -44,7 +45,7 @@ class Engine(Protocol):
         ...
 
     async def encode(
-        self, texts: Sequence[AnyText], *, truncation: Truncation
+        self, texts: Sequence[AnyText], *, rules: TextRules
     ) -> list[Encoded | Problem]:
         """Token ids, or why a text has none (text_empty, text_invalid, text_too_long, …)."""
         ...

@@ -39,7 +39,7 @@ async def evaluate(
             head_pruned.
     """
     state = await find_run(registry, name)
-    state.run.require_open(engine.info.fingerprint)
+    state.run.require_open(engine.info)
     heads: list[Head] = []
     for named in request.heads or ["live"]:
         found = await find_stored(registry, state, named)

@@ -119,7 +119,7 @@ class Heads:
             Problem: alias_reserved, alias_moved, invalid_request, unknown_*, head_pruned.
         """
         state = await find_run(self._registry, run)
-        state.run.require_open(self._engine.info.fingerprint)
+        state.run.require_open(self._engine.info)
         if alias in SERVER_ALIASES:
             raise Problem(
                 Code.ALIAS_RESERVED,
@@ -166,7 +166,7 @@ class Heads:
                 Code.INVALID_REQUEST, "give either `to` (a head) or `to_step`", field="to"
             )
         state = await find_run(self._registry, run)
-        state.run.require_open(self._engine.info.fingerprint)
+        state.run.require_open(self._engine.info)
         if request.to is not None:
             number, origin, step = request.to, None, None
         else:

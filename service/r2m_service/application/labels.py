@@ -47,7 +47,7 @@ class Labels:
             Problem: unknown_run, run_archived, backbone_mismatch, storage_failed.
         """
         state = await find_run(self._registry, name)
-        state.run.require_open(self._engine.info.fingerprint)
+        state.run.require_open(self._engine.info)
         named = {one for label in request.labels for one in _named(label)}
         kept = await asyncio.to_thread(self._labels.kept_samples, name, named)
         now = datetime.now(UTC)

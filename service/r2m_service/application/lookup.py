@@ -212,7 +212,8 @@ def run_out(
             )
             for one in sorted(state.branches.values(), key=_opened)
         ],
-        truncation=run.truncation,
+        **asdict(run.texts),
+        template_date=run.template_date,
         usage=usage,
         live={} if live is None else {"verdict": live.verdict, "t": live.t, **live.metrics},
         frozen=run.frozen,

@@ -6,7 +6,9 @@ the same mistake gets the same words everywhere.
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar, cast
@@ -82,24 +84,54 @@ def parse(model: type[M], value: object, *, field: str = "") -> M:
 
 
 def parse_json(model: type[M], raw: bytes | bytearray) -> M:
-    """Validate a JSON text.
+    """Validate a JSON text. Lone surrogates in samples' texts are these samples' own error.
 
     Raises:
         Problem: invalid_request, for what is not JSON in UTF-8, and for what `parse` refuses.
     """
-    return parse(model, read_json(raw))
+    return parse(model, read_json(raw, surrogates=True))
 
 
-def read_json(raw: bytes | bytearray | str, *, what: str = "the body") -> object:
-    """Decode a JSON text: UTF-8, no NaN, bounded nesting, no lone surrogates.
+def read_json(
+    raw: bytes | bytearray | str, *, what: str = "the body", surrogates: bool = False
+) -> object:
+    """Decode a JSON text: UTF-8, no NaN, bounded nesting.
+
+    Args:
+        what: is read, for the error.
+        surrogates: whether strings may hold lone surrogates; the caller refuses them where they
+            stand.
 
     Raises:
         Problem: invalid_request.
     """
     try:
         return from_json(raw, allow_inf_nan=False, cache_strings="keys")
-    except ValueError as error:  # the parser names a place, never the text it found there
+    except (ValueError, TypeError) as error:
+        # The parser names a place, never the text it found there; of a string with surrogates it
+        # says that it is none.
+        if surrogates and (found := _with_surrogates(raw)) is not None:
+            return found
         raise Problem(Code.INVALID_REQUEST, f"{what} is not valid JSON: {error}") from None
+
+
+_LONE = re.compile(
+    r"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"  # both halves: a character
+    r"|\\u[dD][89a-fA-F][0-9a-fA-F]{2}|[\ud800-\udfff]|(\\.)",
+    re.DOTALL,
+)
+
+
+def _with_surrogates(raw: bytes | bytearray | str) -> object | None:
+    """A JSON text that is right but for lone surrogates; None, where it is not."""
+    try:
+        text = raw if isinstance(raw, str) else raw.decode()
+        # The strict parser, which bounds nesting and numbers, sees them replaced; Python's own
+        # keeps them.
+        from_json(_LONE.sub(lambda one: one[1] or one[2] or "?", text), allow_inf_nan=False)
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 @lru_cache(maxsize=256)

@@ -73,15 +73,18 @@ def creation_settings(run: Run) -> dict[str, Any]:
     return {
         "feedback": run.feedback,
         "policy": asdict(run.policy),
-        "truncation": run.truncation,
+        "truncation": run.texts.truncation,
+        "empty_response": run.texts.empty_response,
         "method": asdict(run.method),
     }
 
 
 def require_same(asked: Run, created: Mapping[str, Any] | None) -> None:
     """Refuse other settings than the run was created with; later changes do not count."""
+    # Runs that were made before it was a setting refuse empty responses.
+    before = {"empty_response": "error", **(created or {})}
     for what, theirs in creation_settings(asked).items():
-        ours = None if created is None else created.get(what)
+        ours = before.get(what)
         if ours != theirs:
             raise Problem(
                 Code.RUN_EXISTS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from r2m.errors import Code, Problem
@@ -43,6 +44,7 @@ from r2m_service.domain.runs import (
     Head,
     Policy,
     Run,
+    TextRules,
 )
 
 FLOAT32_BYTES = 4
@@ -54,6 +56,7 @@ class Runs(Heads):
     Args:
         usage: counters by run.
         max_head_bytes: of one version's weights: what a run's sizes may ask for.
+        texts: of the server; its rule for empty responses is that of a run that states none.
     """
 
     def __init__(
@@ -66,8 +69,10 @@ class Runs(Heads):
         labels: LabelStore,
         *,
         max_head_bytes: int,
+        texts: TextRules,
     ) -> None:
         super().__init__(registry, blobs, engine, heavy, usage, labels)
+        self._texts = texts
         self._max_head_bytes = max_head_bytes
 
     async def create_run(self, request: CreateRunRequest) -> tuple[RunOut, bool]:
@@ -90,9 +95,14 @@ class Runs(Heads):
                     raise
                 existing = await find_run(self._registry, run.name)  # somebody was faster
         if existing is not None:
-            existing.run.require_open(run.fingerprint)
+            existing.run.require_open(self._engine.info)
             changes = await asyncio.to_thread(self._registry.changes, run.name)
-            require_same(run, next((one.detail for one in changes if one.what == "created"), None))
+            created = next((one.detail for one in changes if one.what == "created"), None)
+            if not request.empty_response:  # it states none, so it asks for no other than there is
+                run = replace(
+                    run, texts=replace(run.texts, empty_response=existing.run.texts.empty_response)
+                )
+            require_same(run, created)
             return run_out(existing), False
         return run_out(await find_run(self._registry, run.name)), True
 
@@ -133,7 +143,10 @@ class Runs(Heads):
             feedback=feedback,
             method=method,
             created_at=datetime.now(UTC),
-            truncation=request.truncation or "none",
+            texts=TextRules(
+                request.truncation or "none", request.empty_response or self._texts.empty_response
+            ),
+            template_date=info.template_date,
         )
 
     def _require_size(self, policy_width: int, inner: int, whose: str = "") -> None:
@@ -189,7 +202,7 @@ class Runs(Heads):
             Problem: invalid_request, unknown_run, run_archived, backbone_mismatch.
         """
         state = await find_run(self._registry, run)
-        state.run.require_open(self._engine.info.fingerprint)
+        state.run.require_open(self._engine.info)
         now = datetime.now(UTC)
         method, detail = state.run.method, {}
         if request.method or request.frozen is None:
@@ -232,7 +245,7 @@ class Runs(Heads):
         """Make a run read-only; doing it again is fine. Raises Problem(unknown_run)."""
         state = await find_run(self._registry, run)
         if not state.run.archived:
-            state.run.require_open(self._engine.info.fingerprint)
+            state.run.require_open(self._engine.info)
             change = Change(datetime.now(UTC), "archived", {}, caller=caller_name())
             await asyncio.to_thread(self._registry.archive_run, run, change)
         return await self.get_run(run)

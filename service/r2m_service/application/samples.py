@@ -17,7 +17,7 @@ from r2m_service.application.engine_port import Engine
 from r2m_service.application.feedback import decode_feedback, feedback_bytes, feedback_of
 from r2m_service.application.parsing import read_json
 from r2m_service.application.scoring_items import AnyText, Conversation, Item, Split, Text
-from r2m_service.domain.runs import Run
+from r2m_service.domain.runs import Run, TextRules
 
 
 def require_distinct(ids: Iterable[tuple[str, str]], *, what: str) -> None:
@@ -45,11 +45,13 @@ async def items_of(
     run: Run | None,
     samples: Sequence[SampleIn],
     *,
+    rules: TextRules | None = None,
     texts_alone: bool = False,
 ) -> list[Item | Problem]:
     """Each sample checked and tokenized, or what is wrong with it.
 
     Args:
+        rules: for texts, where there is no run; a run has its own.
         texts_alone: whether their hidden states are to come later.
     """
     if any(sample.feedback and isinstance(sample.feedback.data, str) for sample in samples):
@@ -70,7 +72,7 @@ async def items_of(
     encoded = iter(
         await engine.encode(
             [text for text in texts if not isinstance(text, Problem)],
-            truncation=run.truncation if run else "none",
+            rules=run.texts if run else rules or TextRules(),
         )
     )
     found: list[Item | Problem] = []
@@ -91,8 +93,15 @@ def _text(sample: SampleIn) -> AnyText:
     """The one text that a sample carries.
 
     Raises:
-        Problem: text_empty, where there is none; text_invalid, where there are several.
+        Problem: text_empty, where there is none; text_invalid, where there are several, or where
+            the client could not send it.
     """
+    if sample.unencodable:
+        raise Problem(
+            Code.TEXT_INVALID,
+            f"{sample.unencodable} holds lone surrogates, which are no characters",
+            field=sample.unencodable,
+        )
     pair = sample.prompt is not None or sample.response is not None
     given = [pair, bool(sample.messages), bool(sample.token_ids)]
     if sum(given) != 1:
@@ -105,7 +114,11 @@ def _text(sample: SampleIn) -> AnyText:
     if sample.token_ids:
         return tuple(sample.token_ids)
     if not sample.messages:
-        return Text(sample.prompt or "", sample.response or "", raw=sample.format == "raw")
+        if sample.response is None:  # not an empty one: a misspelt or forgotten key has no reward
+            raise Problem(
+                Code.TEXT_EMPTY, 'the sample has no response; an empty one is ""', field="response"
+            )
+        return Text(sample.prompt or "", sample.response, raw=sample.format == "raw")
     turns: list[dict[str, Any]] = []
     for place, message in enumerate(sample.messages):
         turn = message.model_dump(exclude_none=True)
@@ -159,7 +172,12 @@ def text_of(sample: SampleIn) -> dict[str, Any]:
     """A sample's text in the fields it came in."""
     fields = {"prompt", "response", "format", "messages", "tools", "token_ids"}
     text = sample.model_dump(include=fields, exclude_none=True, exclude_defaults=True)
-    return {key: value for key, value in text.items() if value not in ("", [])}
+    # An empty response to a prompt is a text of its own.
+    return {
+        key: value
+        for key, value in text.items()
+        if value not in ("", []) or (key == "response" and sample.prompt)
+    }
 
 
 def _hash(value: object) -> str:
@@ -199,6 +217,8 @@ def content_hash(request: AlignRequest) -> str:
                 "tools": sample.tools,
                 "token_ids": sample.token_ids,
             }
+            if sample.unencodable:
+                more["unencodable"] = sample.unencodable
             if any(more.values()):
                 add(json.dumps(more).encode())
             if given is not None:

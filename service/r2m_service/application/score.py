@@ -26,7 +26,7 @@ from r2m_service.application.samples import error_out, items_of, require_distinc
 from r2m_service.application.scoring_items import HeadSource, Item, Queried, Scored
 from r2m_service.application.timings import timings
 from r2m_service.application.usage import NO_RUN, Usage, bytes_of
-from r2m_service.domain.runs import Run
+from r2m_service.domain.runs import Run, TextRules
 
 MAX_QUERY_BYTES = 32 << 20
 """Of u in one answer: nobody reserved them when the request came, which is much smaller."""
@@ -53,6 +53,7 @@ class Scoring:
         usage: counters by run.
         marking: what is marked for outside labels.
         journaling: what is written down.
+        texts: rules of texts that are scored without a run.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class Scoring:
         usage: Usage,
         marking: Marking,
         journaling: Journaling,
+        texts: TextRules,
     ) -> None:
+        self._texts = texts
         self._journaling = journaling
         self._registry = registry
         self._blobs = blobs
@@ -114,7 +117,7 @@ class Scoring:
         """
         with timings().taking("registry.run"):
             state = await find_run(self._registry, name)
-            state.run.require_open(self._engine.info.fingerprint)
+            state.run.require_open(self._engine.info)
             head, branch = await scoring_head(
                 self._registry, state, head=request.head, step=request.step, branch=request.branch
             )
@@ -144,7 +147,8 @@ class Scoring:
         require_distinct(ids, what="samples")
         run = by.name.run if by else None
         stale: set[str] = set()
-        checked = [_told_by(by, item, stale) for item in await items_of(self._engine, run, samples)]
+        items = await items_of(self._engine, run, samples, rules=self._texts)
+        checked = [_told_by(by, item, stale) for item in items]
         good = [item for item in checked if isinstance(item, Item)]
         if by is not None:
             _require_few_queries(by.name.run, good)

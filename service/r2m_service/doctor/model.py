@@ -127,6 +127,8 @@ def check_weights(patient: Patient) -> Finding | None:
             dtype=settings.dtype,
             max_length=settings.max_length,
             trust_remote_code=settings.trust_remote_code,
+            chat_template=settings.chat_template,
+            template_date=settings.template_date,
             say=patient.say,
         )
     except ModelRefusedError as error:
@@ -146,12 +148,19 @@ def check_chat_template(patient: Patient) -> Finding | None:
     """Whether prompts and responses can be formatted as chat, the default of a request."""
     if patient.backbone is None:
         return None
-    if patient.backbone.text.has_template:
-        return ok("chat template", "the tokenizer has one")
-    return warning(
+    template = patient.backbone.text.template
+    if template.problem is not None:
+        return warning(
+            "chat template",
+            f"{template.problem}: every request of format chat, the default, will be refused",
+            'send "format": "raw", or save one with the tokenizer (tokenizer.chat_template)',
+        )
+    named = "the tokenizer has one" if template.name is None else f"{template.name}"
+    if template.date is None:
+        return ok("chat template", named)
+    return ok(
         "chat template",
-        "the tokenizer has none: every request of format chat, the default, will be refused",
-        'send "format": "raw", or save one with the tokenizer (tokenizer.chat_template)',
+        f"{named}; in place of today's date it writes {template.date} (--template-date)",
     )
 
 

@@ -89,7 +89,7 @@ def check_runs(patient: Patient) -> Finding | None:
         return warning(
             "runs",
             f"{kept}; {len(others)} of another model, or of this one with another dtype, maximum "
-            f"length or chat template ({named}): they can only be read",
+            f"length, chat template or template date ({named}): they can only be read",
             "serve them with the model and the settings they were made with",
         )
     return ok("runs", kept)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 Profile = Literal["paper", "guarded", "labelled"]
 Labels = Literal["pseudo", "outside_first", "outside_only"]
@@ -251,6 +251,12 @@ def check_numbers(given: Mapping[str, Any]) -> Mapping[str, Any]:
         value = given.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ValueError(f"{key} is a number")
+    for name, words in (("omega", {"kind"}), ("gate", {"undecided", "reference"})):
+        inner: object = given.get(name)
+        numbers = cast("Mapping[str, object]", inner) if isinstance(inner, Mapping) else {}
+        for key, value in numbers.items():
+            if key not in words and isinstance(value, bool | str):
+                raise ValueError(f"{name}.{key[:40]} is a number")
     if not isinstance(given.get("freeze_on_alarm", False), bool):
         raise ValueError("freeze_on_alarm is true or false")
     if not isinstance(given.get("controls", []), list):

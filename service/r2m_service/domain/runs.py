@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from r2m.errors import Code, Problem
 from r2m_service.domain.audit import AuditState
@@ -13,6 +13,7 @@ from r2m_service.domain.method import MethodSettings
 
 FeedbackSource = Literal["policy", "backbone", "none"]
 Truncation = Literal["none", "left", "right"]
+EmptyResponse = Literal["score", "error"]
 ChangeKind = Literal[
     "created",
     "updated",
@@ -48,11 +49,40 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class TextRules:
+    """What becomes of texts that could be refused.
+
+    Attributes:
+        truncation: of a text with too many tokens: an error, or tokens come off that side.
+        empty_response: whether an empty response to a prompt has a reward.
+    """
+
+    truncation: Truncation = "none"
+    empty_response: EmptyResponse = "score"
+
+
+class Served(Protocol):
+    """What a server holds, as far as a run depends on it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the backbone."""
+        ...
+
+    @property
+    def template_date(self) -> str | None:
+        """The day that the chat template writes; None: it writes none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One RL training run of one policy.
 
     Attributes:
         key: names its blobs: never a client's string.
+        texts: what becomes of its texts that could be refused.
+        template_date: the day that the backbone's chat template writes; None: it writes none.
         frozen: why aligns change nothing until somebody lifts it; None: they do.
     """
 
@@ -64,10 +94,11 @@ class Run:
     method: MethodSettings
     created_at: datetime
     archived: bool = False
-    truncation: Truncation = "none"
+    texts: TextRules = TextRules()
+    template_date: str | None = None
     frozen: str | None = None
 
-    def require_open(self, fingerprint: str) -> None:
+    def require_open(self, served: Served) -> None:
         """Refuse everything but reading where the run cannot go on here.
 
         Raises:
@@ -75,12 +106,21 @@ class Run:
         """
         if self.archived:
             raise Problem(Code.RUN_ARCHIVED, f"run {self.name!r} was archived: it is read-only")
-        if self.fingerprint != fingerprint:
+        if self.fingerprint != served.fingerprint:
             raise Problem(
                 Code.BACKBONE_MISMATCH,
                 f"run {self.name!r} was made on backbone {self.fingerprint[:12]}, this server "
-                f"holds {fingerprint[:12]}: it can only be read here",
+                f"holds {served.fingerprint[:12]}: it can only be read here"
+                + self._other_date(served.template_date),
             )
+
+    def _other_date(self, date: str | None) -> str:
+        if self.template_date in (None, date) or date is None:
+            return ""
+        return (
+            f". The chat template wrote the date {self.template_date} then and writes {date} "
+            f"here: start the server with --template-date {self.template_date}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
 
 from r2m.errors import Code, Problem
 from r2m_service.application.scoring_items import AnyText, Conversation, Encoded, Text
 from r2m_service.application.timings import timings
-from r2m_service.domain.runs import Truncation
+from r2m_service.domain.runs import TextRules
 from r2m_service.modeling.text import TextEncoder, TextError, TextFault
 
 TEXTS_AT_ONCE = 32
@@ -35,33 +34,34 @@ class Tokenizing:
         self._thread.shutdown(cancel_futures=True)
 
     async def encode(
-        self, texts: Sequence[AnyText], *, truncation: Truncation
+        self, texts: Sequence[AnyText], *, rules: TextRules
     ) -> list[Encoded | Problem]:
         """Token ids, or why a text has none, for each."""
         loop = asyncio.get_running_loop()
-        side = None if truncation == "none" else truncation
         found: list[Encoded | Problem] = []
         # In parts, so that one call of thousands does not hold the thread that all share.
         began = time.perf_counter()
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             part = list(texts[start : start + TEXTS_AT_ONCE])
-            found += await loop.run_in_executor(self._thread, self._encode_now, part, side)
+            found += await loop.run_in_executor(self._thread, self._encode_now, part, rules)
         ended = time.perf_counter()
         timings().add("tokenize", ended - began)
         timings().took("tokenize", began, ended)
         return found
 
-    def _encode_now(
-        self, texts: Sequence[AnyText], cut: Literal["left", "right"] | None
-    ) -> list[Encoded | Problem]:
+    def _encode_now(self, texts: Sequence[AnyText], rules: TextRules) -> list[Encoded | Problem]:
         encoder = self._encoder
+        cut = None if rules.truncation == "none" else rules.truncation
+        empty = rules.empty_response == "score"
         found: list[Encoded | Problem] = []
         for text in texts:
             try:
                 if isinstance(text, Text):
-                    tokens = encoder.pair(text.prompt, text.response, raw=text.raw, cut=cut)
+                    tokens = encoder.pair(
+                        text.prompt, text.response, raw=text.raw, cut=cut, empty=empty
+                    )
                 elif isinstance(text, Conversation):
-                    tokens = encoder.conversation(text.messages, text.tools, cut=cut)
+                    tokens = encoder.conversation(text.messages, text.tools, cut=cut, empty=empty)
                 else:
                     tokens = encoder.ids(text, cut=cut)
                 found.append(Encoded(tokens.ids, tokens.cut))

@@ -26,7 +26,7 @@ from r2m_service.application.scoring_items import (
 )
 from r2m_service.application.timings import Timings, timings
 from r2m_service.domain.method import MethodSettings
-from r2m_service.domain.runs import FeedbackSource, Truncation
+from r2m_service.domain.runs import FeedbackSource, TextRules
 from r2m_service.engine.align import Aligner
 from r2m_service.engine.align_groups import AlignHeads
 from r2m_service.engine.cache import BytesCache
@@ -112,6 +112,7 @@ class TorchEngine:
             device=str(backbone.device),
             deterministic=deterministic,
             chat_template=backbone.text.has_template,
+            template_date=backbone.text.template.date,
         )
 
     @property
@@ -145,10 +146,10 @@ class TorchEngine:
         self._tokenizing.stop()
 
     async def encode(
-        self, texts: Sequence[AnyText], *, truncation: Truncation
+        self, texts: Sequence[AnyText], *, rules: TextRules
     ) -> list[Encoded | Problem]:
         """Token ids, or why a text has none, for each."""
-        return await self._tokenizing.encode(texts, truncation=truncation)
+        return await self._tokenizing.encode(texts, rules=rules)
 
     async def score(
         self, head: HeadSource | None, items: Sequence[Item]

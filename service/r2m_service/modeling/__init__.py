@@ -12,3 +12,9 @@ Shapes are suffixes of names:
     P  D_p, width of the states attended to              R  D_rm, width of the backbone
     I  d, inner width of the cross attention
 """
+
+from datetime import date
+
+TEMPLATE_DATE = date(2024, 7, 26)
+"""What a chat template writes in place of the current day: the date that the templates of Llama 3.1
+and 3.2 fall back to. Here, so that settings can name it without torch."""

@@ -177,6 +177,7 @@ class Backbone:
             "dtype": str(self.dtype),
             "max_length": self.text.max_length,
             "truncation": TRUNCATION_RULE,
+            **self.text.settings,
         }
         reads = self._reader.rule(getattr(tokenizer, "eos_token_id", None))
         if reads is not None:  # only then: fingerprints of models read at the last token stay

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Callable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+from r2m_service.modeling import TEMPLATE_DATE
 from r2m_service.modeling.backbone import Backbone
 from r2m_service.modeling.checkpoint_files import ModelRefusedError, first_line, has_tokenizer
 from r2m_service.modeling.checkpoints import Checkpoint, Kind, inspect_checkpoint
@@ -58,6 +60,8 @@ def load_backbone(
     dtype: str = "auto",
     max_length: int | None = None,
     trust_remote_code: bool = False,
+    chat_template: str | None = None,
+    template_date: date = TEMPLATE_DATE,
     say: Callable[[str], None] = lambda _: None,
 ) -> Backbone:
     """Load a frozen reward model.
@@ -70,6 +74,8 @@ def load_backbone(
         dtype: `auto` is bfloat16 on a GPU, float32 on a CPU.
         max_length: tokens; default: the lesser of what model and tokenizer state.
         trust_remote_code: run code that comes with the model. Never on by itself.
+        chat_template: name of the template to use, where the tokenizer has several.
+        template_date: what a chat template writes in place of the current day.
         say: gets progress and notes, a sentence each.
 
     Raises:
@@ -117,7 +123,9 @@ def load_backbone(
             config=checkpoint.written,
             weight_R=weight_R,
             bias=bias,
-            text=TextEncoder(tokenizer, limit, rows),
+            text=TextEncoder(
+                tokenizer, limit, rows, chat_template=chat_template, template_date=template_date
+            ),
             device=where,
             dtype=DTYPES[kind],
             pad=0 if pad is None else pad,

@@ -5,17 +5,36 @@ conversation. The template writes the special tokens itself, so none are added: 
 `raw`: prompt + response, joined as they are, with the special tokens the tokenizer adds by default;
 a BOS that the text begins with is not doubled.
 Token ids are taken as they are.
+
+A text with too many tokens is refused, or cut on the side that the caller names. A cut keeps what
+the tokenizer's own truncation keeps: the special tokens that it adds stay at their ends. A BOS that
+the text (or the list of ids) begins with by itself stays on a left cut too: models are trained with
+it, and a template writes it where the tokenizer would have added it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal
+
+from r2m_service.modeling import TEMPLATE_DATE
+from r2m_service.modeling.chat_template import ChatTemplate
 
 Side = Literal["left", "right"]
 BOTH = "prompt, response"
+
+MARGIN = 1 << 14
+"""Characters that are tokenized beside those that can be kept, where a long text is cut.
+
+Tokenizers work word by word: between a letter or digit and the space behind it no token and no
+split rule reaches across, so what is behind such a place has the same ids whatever is before it,
+and the other way round. Where the margin has one such place, what is kept has the ids that it has
+in the whole text. Only within one unbroken word of more characters than this may they differ.
+"""
 
 
 class TextFault(StrEnum):
@@ -38,7 +57,13 @@ class TextError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Token ids within the model's length; `cut` counts those that were taken off."""
+    """Token ids within the model's length.
+
+    Attributes:
+        cut: how many more there were. Of a text so long that it is not tokenized whole (more
+            characters than `max_length` of the longest tokens have), the part that was not is
+            counted by its characters, at the tokens per character of the rest.
+    """
 
     ids: tuple[int, ...]
     cut: int = 0
@@ -47,44 +72,77 @@ class Tokens:
 class TextEncoder:
     """Formats and tokenizes. Not thread-safe: tokenizers are not.
 
+    Attributes:
+        template: of conversations, and of pairs that are chat.
+
     Args:
         tokenizer: a Hugging Face tokenizer.
         max_length: tokens; a longer text is refused, or cut where the caller asks for it.
         vocabulary: how many ids the model embeds.
+        chat_template: name of the template, where the tokenizer has several.
+        template_date: what a template writes in place of the current day.
+
+    Raises:
+        ValueError: as `ChatTemplate`.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int, vocabulary: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_length: int,
+        vocabulary: int,
+        *,
+        chat_template: str | None = None,
+        template_date: date = TEMPLATE_DATE,
+    ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.vocabulary = vocabulary
-        self.has_template = bool(getattr(tokenizer, "chat_template", None))
+        self.template = ChatTemplate(tokenizer, name=chat_template, day=template_date)
         longest = max((len(token) for token in tokenizer.get_vocab()), default=1)
         # Hardly a token covers more characters than its own spelling has, so a text this long has
         # too many: known without the seconds and gigabytes that tokenizing megabytes takes.
         self._max_characters = max_length * longest
 
+    @property
+    def has_template(self) -> bool:
+        """Whether chat can be formatted; `template.problem` says why not."""
+        return self.template.problem is None
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Settings beside the tokenizer that change a text, where they do: of the fingerprint."""
+        given = {"chat_template": self.template.name, "template_date": self.template.date}
+        return {name: value for name, value in given.items() if value is not None}
+
     def pair(
-        self, prompt: str, response: str, *, raw: bool = False, cut: Side | None = None
+        self,
+        prompt: str,
+        response: str,
+        *,
+        raw: bool = False,
+        cut: Side | None = None,
+        empty: bool = False,
     ) -> Tokens:
         """Token ids of a prompt and its response.
 
         Args:
             raw: joined as they are instead of through the template.
             cut: take tokens off this side where there are too many.
+            empty: take an empty response to a prompt for a text.
 
         Raises:
             TextError: no text, text that is no Unicode, no template, or too many tokens.
         """
-        for name, text in (("prompt", prompt), ("response", response)):
-            if not text and not (raw and name == "prompt"):
-                raise TextError(TextFault.EMPTY, f"the {name} is empty", name)
-        self._check_characters([prompt, response], BOTH)
+        if not prompt and not raw:
+            raise TextError(TextFault.EMPTY, "the prompt is empty", "prompt")
+        if not response and not (empty and prompt):
+            raise TextError(TextFault.EMPTY, "the response is empty", "response")
+        self._check_characters([prompt, response], BOTH, cut)
         if raw:
-            return self._limited(self._raw_ids(prompt + response), cut, BOTH)
+            return self._encoded(prompt + response, cut, BOTH, special=True)
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-        return self._limited(
-            self._ids(self._templated(turns, None, BOTH), special=False), cut, BOTH
-        )
+        return self._encoded(self._templated(turns, None, BOTH), cut, BOTH, special=False)
 
     def conversation(
         self,
@@ -92,25 +150,30 @@ class TextEncoder:
         tools: Sequence[Any] | None = None,
         *,
         cut: Side | None = None,
+        empty: bool = False,
     ) -> Tokens:
         """Token ids of a conversation whose last turn, an assistant's, is judged.
+
+        Args:
+            empty: take a last turn without content for a text, where another turn has some.
 
         Raises:
             TextError: as `pair`; another last turn; a template that refuses these turns.
         """
+        last = f"messages[{len(messages) - 1}]"
         if messages[-1].get("role") != "assistant":
             raise TextError(
                 TextFault.INVALID,
                 "the last message is the one that is judged: its role is assistant",
-                f"messages[{len(messages) - 1}].role",
+                f"{last}.role",
             )
-        if not messages[-1].get("content") and not messages[-1].get("tool_calls"):
-            raise TextError(
-                TextFault.EMPTY, "the last message is empty", f"messages[{len(messages) - 1}]"
-            )
-        self._check_characters([str(turn.get("content") or "") for turn in messages], "messages")
+        filled = [bool(turn.get("content") or turn.get("tool_calls")) for turn in messages]
+        if not filled[-1] and not (empty and any(filled)):
+            raise TextError(TextFault.EMPTY, "the last message is empty", last)
+        contents = [str(turn.get("content") or "") for turn in messages]
+        self._check_characters(contents, "messages", cut)
         text = self._templated(messages, tools, "messages")
-        return self._limited(self._ids(text, special=False), cut, "messages")
+        return self._encoded(text, cut, "messages", special=False)
 
     def ids(self, ids: Sequence[int], *, cut: Side | None = None) -> Tokens:
         """Token ids as the client made them.
@@ -127,64 +190,106 @@ class TextEncoder:
                 )
         return self._limited(tuple(ids), cut, "token_ids")
 
-    def _check_characters(self, texts: Sequence[str], field: str) -> None:
+    def _check_characters(self, texts: Sequence[str], field: str, cut: Side | None) -> None:
         count = sum(len(text) for text in texts)
-        if count > self._max_characters:
+        if cut is None and count > self._max_characters:
             raise TextError(
                 TextFault.TOO_LONG,
                 f"{count} characters are more than {self.max_length} tokens, which is all that "
                 "the reward model takes",
                 field,
             )
-        try:
-            for text in texts:
-                text.encode()
-        except UnicodeEncodeError:
-            raise TextError(
-                TextFault.INVALID,
-                "the text holds lone surrogates, which are no characters",
-                field,
-            ) from None
+        for text in texts:
+            _require_unicode(text, field)
 
-    def _limited(self, ids: tuple[int, ...], cut: Side | None, field: str) -> Tokens:
+    def _templated(
+        self, turns: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, field: str
+    ) -> str:
+        if self.template.problem is not None:
+            raise TextError(
+                TextFault.NO_TEMPLATE, f"{self.template.problem}; or send format raw", field
+            )
+        try:
+            text = self.template.render(turns, tools)
+        except Exception as error:  # a template is a program: whatever it raises is about this text
+            raise TextError(
+                TextFault.INVALID, f"the chat template refuses this text: {error}"[:300], field
+            ) from None
+        _require_unicode(text, field)  # roles, names and tool calls are in it too
+        return text
+
+    def _encoded(self, text: str, cut: Side | None, field: str, *, special: bool) -> Tokens:
+        part = self._reachable(text, cut)
+        ids = self._ids(part, special=special)
+        bos = self._bos_id
+        # A text that went through a template, or was decoded from a policy's tokens, may bring the
+        # BOS that the tokenizer adds.
+        if special and bos is not None and ids[:2] == (bos, bos) and self._has_bos(part):
+            ids = ids[1:]
+        unread = round((len(text) - len(part)) * len(ids) / max(len(part), 1))
+        return self._limited(ids, cut, field, self._added if special else (0, 0), unread=unread)
+
+    def _reachable(self, text: str, cut: Side | None) -> str:
+        """What a cut of the text can keep, with the margin; the whole text where it is not long."""
+        size = self._max_characters + MARGIN
+        if cut is None or len(text) <= size:
+            return text
+        if cut == "right":
+            return text[:size]
+        bos = str(self.tokenizer.bos_token) if self._has_bos(text) else ""
+        return bos + text[len(bos) - size :]
+
+    def _limited(
+        self,
+        ids: tuple[int, ...],
+        cut: Side | None,
+        field: str,
+        added: tuple[int, int] = (0, 0),
+        *,
+        unread: int = 0,
+    ) -> Tokens:
+        """The ids, or those that a cut keeps.
+
+        Args:
+            added: special tokens that the tokenizer put before and behind the text.
+            unread: tokens of the text that are not among the ids, and are cut off as well.
+        """
         if not ids:
             raise TextError(TextFault.EMPTY, "the text has no tokens", field)
         over = len(ids) - self.max_length
         if over <= 0:
-            return Tokens(ids)
+            return Tokens(ids, unread)
         if cut is None:
             raise TextError(
                 TextFault.TOO_LONG,
                 f"{len(ids)} tokens, the reward model takes at most {self.max_length}",
                 field,
             )
-        return Tokens(ids[over:] if cut == "left" else ids[: self.max_length], over)
+        before, behind = (min(count, self.max_length) for count in added)
+        if cut == "right":
+            kept = ids[: self.max_length - behind] + ids[len(ids) - behind :]
+        else:
+            before = before or int(ids[0] == self._bos_id)
+            kept = ids[:before] + ids[over + before :]
+        return Tokens(kept, over + unread)
 
-    def _templated(
-        self, turns: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None, field: str
-    ) -> str:
-        if not self.has_template:
-            raise TextError(
-                TextFault.NO_TEMPLATE,
-                "the reward model's tokenizer has no chat template: send format raw",
-                field,
-            )
-        try:
-            return str(self.tokenizer.apply_chat_template(turns, tools=tools, tokenize=False))
-        except Exception as error:  # a template is a program: whatever it raises is about this text
-            raise TextError(
-                TextFault.INVALID, f"the chat template refuses this text: {error}"[:300], field
-            ) from None
+    @cached_property
+    def _added(self) -> tuple[int, int]:
+        """How many special tokens the tokenizer puts before a text, and behind it."""
+        # Not at once: a call can change the tokenizer's state, which the fingerprint covers.
+        mask: list[int] = self.tokenizer(
+            "a", add_special_tokens=True, return_special_tokens_mask=True
+        )["special_tokens_mask"]
+        if all(mask):
+            return len(mask), 0
+        return mask.index(0), mask[::-1].index(0)
 
-    def _raw_ids(self, text: str) -> tuple[int, ...]:
-        """With the special tokens that the tokenizer adds, but for a BOS that is there already.
+    @property
+    def _bos_id(self) -> int | None:
+        return getattr(self.tokenizer, "bos_token_id", None)
 
-        A text that went through a template, or was decoded from a policy's tokens, brings its own.
-        """
-        ids = self._ids(text, special=True)
-        bos = getattr(self.tokenizer, "bos_token_id", None)
-        twice = bos is not None and ids[:2] == (bos, bos)
-        return ids[1:] if twice and text.startswith(self.tokenizer.bos_token) else ids
+    def _has_bos(self, text: str) -> bool:
+        return self._bos_id is not None and text.startswith(self.tokenizer.bos_token)
 
     def _ids(self, text: str, *, special: bool) -> tuple[int, ...]:
         # verbose: its warning about long texts is our error.
@@ -192,3 +297,12 @@ class TextEncoder:
             "input_ids"
         ]
         return tuple(encoded)
+
+
+def _require_unicode(text: str, field: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise TextError(
+            TextFault.INVALID, "the text holds lone surrogates, which are no characters", field
+        ) from None

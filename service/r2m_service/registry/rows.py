@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
 from r2m.errors import Code, Problem
 from r2m_service.domain.method import MethodSettings
-from r2m_service.domain.runs import BlobRef, Branch, Change, Head, Policy, Run
+from r2m_service.domain.runs import BlobRef, Branch, Change, Head, Policy, Run, TextRules
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -86,7 +86,8 @@ def run_row(run: Run, *, current_branch: str) -> dict[str, Any]:
         "current_branch": current_branch,
         "archived": run.archived,
         "created_at": run.created_at,
-        "truncation": run.truncation,
+        **asdict(run.texts),
+        "template_date": run.template_date,
         "frozen": run.frozen,
     }
 
@@ -102,7 +103,8 @@ def run_of(row: RowMapping) -> Run:
         method=settings_from_json(MethodSettings, row["method"]),
         created_at=row["created_at"],
         archived=row["archived"],
-        truncation=row["truncation"],
+        texts=TextRules(row["truncation"], row["empty_response"]),
+        template_date=row["template_date"],
         frozen=row["frozen"],
     )
 

@@ -77,6 +77,8 @@ runs = Table(
     Column("archived", Boolean, nullable=False),
     Column("created_at", Utc, nullable=False),
     Column("truncation", Text, nullable=False, server_default="none"),
+    Column("empty_response", Text, nullable=False, server_default="error"),
+    Column("template_date", Text),
     Column("frozen", Text),
     Column("audit", Text, nullable=False, server_default="{}"),
     PrimaryKeyConstraint("name"),

@@ -21,6 +21,7 @@ from r2m_service.application.contract.base import (
     SampleId,
     Truncation,
     Vector,
+    Whole,
 )
 from r2m_service.application.contract.controls import ControlOut, ControlsOut, ControlTotal
 from r2m_service.application.contract.labels import (
@@ -170,4 +171,5 @@ __all__ = [
     "UsageOut",
     "VanillaRequest",
     "Vector",
+    "Whole",
 ]

@@ -24,7 +24,14 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN), Field(examples=["
 BranchName = Annotated[str, StringConstraints(max_length=100)]
 SampleId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Truncation = Literal["none", "left", "right", ""]
-Number = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
+EmptyResponse = Literal["score", "error", ""]
+Whole = Annotated[int, Field(strict=True)]
+"""Without strict, true is 1 and "8" is 8."""
+Real = Annotated[float, Field(strict=True)]
+Number = Annotated[Whole, Field(ge=0, lt=2**31)]
+Step = Annotated[Whole, Field(ge=1, lt=2**31)]
+Label = Annotated[str, StringConstraints(min_length=0)]
+"""Any text without lone surrogates, which no answer, database or message could carry."""
 HeadName = Annotated[
     Annotated[str, StringConstraints(max_length=100)] | Number,
     Field(union_mode="left_to_right", examples=["live", 12]),

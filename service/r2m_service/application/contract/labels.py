@@ -11,6 +11,7 @@ from r2m_service.application.contract.base import (
     Answer,
     ErrorOut,
     Message,
+    Real,
     SampleId,
 )
 from r2m_service.application.contract.samples import SampleIn
@@ -24,7 +25,7 @@ class LabelIn(Message):
     """What somebody outside says of marked samples: a grade of one, or a preference of two."""
 
     id: SampleId | None = Field(default=None, description="of the sample that is graded")
-    grade: float | None = Field(
+    grade: Real | None = Field(
         default=None, allow_inf_nan=False, description="more is better; any scale, the same always"
     )
     chosen: SampleId | None = Field(default=None, description="instead: the better sample")
@@ -95,7 +96,7 @@ class AnchorPairIn(Message):
     id: SampleId
     chosen: SampleIn
     rejected: SampleIn
-    gold: list[float] | None = Field(
+    gold: list[Real] | None = Field(
         default=None, description="[of chosen, of rejected]; the first is greater"
     )
 

@@ -9,10 +9,12 @@ from pydantic import Field
 from r2m_service.application.contract.base import (
     Answer,
     BranchName,
+    EmptyResponse,
     Message,
     Name,
     Number,
     Truncation,
+    Whole,
 )
 from r2m_service.application.contract.labels import Advice, AnchorsOut, AuditOut
 
@@ -20,7 +22,7 @@ from r2m_service.application.contract.labels import Advice, AnchorsOut, AuditOut
 class PolicyIn(Message):
     """The policy whose hidden states travel."""
 
-    hidden_size: Annotated[int, Field(ge=1, le=1 << 20)] | None = Field(
+    hidden_size: Annotated[Whole, Field(ge=1, le=1 << 20)] | None = Field(
         default=None, description="D_p; needed for feedback `policy`"
     )
     hidden_state: Literal["post_norm", "pre_norm", ""] = "post_norm"
@@ -38,6 +40,11 @@ class CreateRunRequest(Message):
     )
     truncation: Truncation = Field(
         default="none", description="none: too long is an error; left, right: that side is cut"
+    )
+    empty_response: EmptyResponse = Field(
+        default="",
+        description="score: an empty response to a prompt has a reward; error: it is `text_empty`; "
+        "default: the server's (--empty-response)",
     )
 
 
@@ -131,6 +138,10 @@ class RunOut(Answer):
     created_at: str
     branches: list[BranchOut]
     truncation: str = "none"
+    empty_response: str = "score"
+    template_date: str | None = Field(
+        default=None, description="that the chat template writes; absent: it writes none"
+    )
     usage: UsageOut | None = None
     live: dict[str, Any] = Field(
         default_factory=dict[str, Any], description="the live head's numbers"
@@ -218,3 +229,10 @@ class ServerOut(Answer):
     device: str
     deterministic: bool
     chat_template: bool
+    template_date: str | None = Field(
+        default=None, description="that the chat template writes; absent: it writes none"
+    )
+    truncation: str = Field(default="none", description="of texts that are scored without a run")
+    empty_response: str = Field(
+        default="score", description="of texts without a run, and of a new run that states none"
+    )

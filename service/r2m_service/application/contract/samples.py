@@ -6,14 +6,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema
 
-from r2m_service.application.contract.base import Message, SampleId
+from r2m_service.application.contract.base import (
+    Label,
+    Message,
+    Real,
+    SampleId,
+    Whole,
+)
 
 
 class SplitIn(Message):
     """What the trainer computed from hidden states that stay with it (docs/algorithm.md)."""
 
-    head: int | None = Field(default=None, description="whose u and v it was computed with")
-    fused: float | None = Field(default=None, description="v·c, at score")
+    head: Whole | None = Field(default=None, description="whose u and v it was computed with")
+    fused: Real | None = Field(default=None, description="v·c, at score")
 
 
 class FeedbackIn(Message):
@@ -24,7 +30,7 @@ class FeedbackIn(Message):
     """
 
     dtype: str = Field(default="", examples=["bfloat16"], max_length=32)
-    shape: list[int] = Field(
+    shape: list[Whole] = Field(
         default_factory=list[int], description="[S, D_p]", examples=[[2, 4]], max_length=8
     )
     data: Annotated[
@@ -32,7 +38,7 @@ class FeedbackIn(Message):
     ] = Field(default=None, description="base64 in JSON; absent in a safetensors body")
     hidden_state: Literal["post_norm", "pre_norm"] | None = None
     last_token: bool | None = None
-    tokens: int | None = Field(
+    tokens: Whole | None = Field(
         default=None,
         description="tokens of prompt + response; compared with the shape. Required with split: "
         "nothing else says how many there are",
@@ -67,10 +73,16 @@ class SampleIn(Message):
     tools: str | None = Field(
         default=None, description="function schemas for the chat template, as JSON text"
     )
-    token_ids: list[int] = Field(
+    token_ids: list[Whole] = Field(
         default_factory=list[int],
         description="of the reward model's tokenizer, taken as they are",
     )
+    unencodable: Label | None = Field(
+        default=None,
+        max_length=256,
+        description="name of a text that holds lone surrogates, which UTF-8 cannot carry: sent in "
+        "place of the text, and answered with text_invalid",
+    )
     feedback: FeedbackIn | None = None
-    group: str = ""
+    group: Label = ""
     finish_reason: str | None = Field(default=None, max_length=100)

@@ -13,8 +13,11 @@ from r2m_service.application.contract.base import (
     BranchName,
     ErrorOut,
     HeadName,
+    Label,
     Message,
+    Real,
     SampleId,
+    Step,
     Vector,
 )
 from r2m_service.application.contract.controls import ControlsOut
@@ -33,10 +36,10 @@ class ScoreRequest(Message):
 
     samples: list[SampleIn] = Field(max_length=MAX_SAMPLES, fail_fast=True)
     head: HeadName = "live"
-    step: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(
+    step: Step | None = Field(
         default=None, description="instead of head: the head that scores this step of the branch"
     )
-    branch: str | None = None
+    branch: Label | None = None
 
 
 class VanillaRequest(Message):
@@ -99,7 +102,7 @@ class GroupIn(Message):
 class AlignRequest(Message):
     """One update. `step` is the trainer's clock: 1, 2, 3, … on each branch."""
 
-    step: Annotated[int, Field(ge=1, lt=2**31)]
+    step: Step
     branch: BranchName | None = None
     groups: list[GroupIn] = Field(max_length=MAX_SAMPLES, fail_fast=True)
     anchors: list[AnchorStates] = Field(
@@ -229,7 +232,7 @@ class ReplyValueIn(Message):
     """One sample's numbers; `pooled` is c, then j."""
 
     id: SampleId
-    fused: float | None = None
+    fused: Real | None = None
     pooled: Annotated[
         Any, WithJsonSchema({"type": ["string", "null"], "contentEncoding": "base64"})
     ] = Field(default=None, description="2·D_p float32, little-endian; base64 in JSON")

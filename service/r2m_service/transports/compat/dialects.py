@@ -82,7 +82,7 @@ def openrlhf_samples(request: GetRewardRequest) -> list[SampleIn]:
 
 def _split(query: str, prompt: str) -> SampleIn:
     # A query was decoded from tokens, and need not start with its prompt letter by letter.
-    # Nothing behind its prompt is an empty response: an error, and no reward of the prompt.
+    # Nothing behind its prompt is an empty response: run or server say what becomes of it.
     if prompt and query.startswith(prompt):
         return raw(prompt, query[len(prompt) :])
     return raw("", query)

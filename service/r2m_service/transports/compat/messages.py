@@ -10,13 +10,13 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from r2m_service.application.contract import MAX_SAMPLES
+from r2m_service.application.contract import MAX_SAMPLES, Whole
 
 _PROMPT = "<|user|>\nWhich planet has the most moons?</s>\n<|assistant|>\n"
 _TEXT = _PROMPT + "Saturn, with 146 that have been confirmed.</s>"
 
 Texts = Annotated[list[str], Field(max_length=MAX_SAMPLES)]
-Ids = list[int]
+Ids = list[Whole]
 """One text as token ids of the reward model's tokenizer."""
 
 

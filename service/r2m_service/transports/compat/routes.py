@@ -3,6 +3,7 @@
 # No postponed annotations here: FastAPI reads them, and must find the types.
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -35,6 +36,13 @@ def status_of(code: Code) -> int:
     """The table's status; 503 where that is a 4xx that passes: a trainer gives up on any 4xx."""
     row = TABLE[code]
     return 503 if row.retryable and row.http < 500 else row.http
+
+
+class _Json(JSONResponse):
+    """In ASCII: what a trainer sent along comes back, lone surrogates as the escapes they were."""
+
+    def render(self, content: object) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
 
 
 class _Route(APIRoute):
@@ -102,7 +110,7 @@ def _scoring(application: Application, intake: Intake, dialect: Dialect[Any]) ->
             headers = {"Server-Timing": spent.header()} if spent.seconds else None
             answer = dialect.answer(message, rewards, lambda: application.server().model)
             body = answer.model_dump(mode="json") if isinstance(answer, BaseModel) else answer
-            return JSONResponse(body, headers=headers)
+            return _Json(body, headers=headers)
 
     return score
 

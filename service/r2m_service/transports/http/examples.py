@@ -105,6 +105,7 @@ _RUN: dict[str, Any] = {
     "created_at": _TIME,
     "branches": [{"branch": "main", "head": 1, "step": 1}],
     "truncation": "none",
+    "empty_response": "score",
     "usage": {
         "samples": 64,
         "failed": 1,
@@ -318,5 +319,7 @@ ANSWERS: dict[str, Any] = {
         "device": "cuda",
         "deterministic": False,
         "chat_template": True,
+        "truncation": "none",
+        "empty_response": "score",
     },
 }

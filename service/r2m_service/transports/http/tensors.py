@@ -53,7 +53,7 @@ def decode(body: Bytes) -> tuple[object, dict[str, TensorValue]]:
         raise Problem(
             Code.TOO_LARGE, f"a safetensors header may have {MAX_HEADER_BYTES} bytes, got {size}"
         )
-    header = read_json(bytes(body[8 : 8 + size]), what="the safetensors header")
+    header = read_json(bytes(body[8 : 8 + size]), what="the safetensors header", surrogates=True)
     if not isinstance(header, dict):
         raise _malformed("its header is not an object")
     entries = cast("dict[str, object]", header)
@@ -66,7 +66,7 @@ def decode(body: Bytes) -> tuple[object, dict[str, TensorValue]]:
             field="__metadata__.request",
         )
     tensors = _tensors(entries, memoryview(body), 8 + size)
-    return read_json(request, what="the metadata's `request`"), tensors
+    return read_json(request, what="the metadata's `request`", surrogates=True), tensors
 
 
 def _tensors(entries: dict[str, object], body: memoryview, first: int) -> dict[str, TensorValue]:
