@@ -146,6 +146,7 @@ def batch(**settings):
         "loss_mask": jagged(ones),
         "old_log_probs": jagged([[-4.0] * len(row) for row in RESPONSES], torch.float32),
         "advantages": jagged([[1.0] * len(row) for row in RESPONSES], torch.float32),
+        "rollout_log_probs": jagged([[-4.0] * len(row) for row in RESPONSES], torch.float32),
         "rm_scores": jagged([[0.0] * len(row) for row in RESPONSES], torch.float32),
         "multi_modal_inputs": [{}] * len(ROLLOUTS),
         "uid": ["a", "a", "b", "b"],
@@ -339,3 +340,61 @@ def test_a_reward_that_cannot_be_had_raises_through_verl_s_reward_loop(verl, pol
     texts.fail_next("text_too_long", times=2)
     with pytest.raises(R2MError, match="text_too_long"):
         scored(config_of(policy, *how), [([1, 40, 41], [42, 43, 2])])
+
+
+@pytest.fixture
+def queue(verl, monkeypatch):
+    """verl's TransferQueue, on a Ray of its own."""
+    import ray
+    import transfer_queue
+
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    # Its actors ask for a logical CPU each, and wait where there is none.
+    ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False)
+    transfer_queue.init()
+    yield transfer_queue
+    transfer_queue.close()
+    ray.shutdown()
+
+
+def test_verl_s_trainer_takes_advantages_of_the_run_s_rewards(verl, policy, fake, queue):
+    from transfer_queue import KVBatchMeta
+    from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
+
+    from r2m_client.integrations import verl_worker
+    from r2m_client.integrations._ranks import Alone
+    from r2m_client.integrations._rollouts import RunFeedback
+
+    config = config_of(
+        policy,
+        "actor_rollout_ref.model.use_remove_padding=True",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=1",
+        "actor_rollout_ref.rollout.n=2",
+        "algorithm.adv_estimator=grpo",
+        "algorithm.norm_adv_by_std_in_grpo=False",
+    )
+    worker = verl_worker.FeedbackWorker(config.actor_rollout_ref, role="actor")
+    worker.init_model()
+    worker.r2m_open = lambda: RunFeedback(fake.client(retries=0), "run", Alone())
+    trainer = object.__new__(verl_worker.FeedbackTrainer)
+    trainer.config, trainer.actor_rollout_wg = config, worker
+
+    keys = ["a_0_0", "a_1_0", "b_0_0", "b_1_0"]
+    tags = [{"seq_len": len(one)} for one in ROLLOUTS]
+    rollouts = batch().exclude("old_log_probs", "advantages", "temperature")
+    queue.kv_batch_put(keys=keys, partition_id="train", fields=rollouts, tags=tags)
+    given = KVBatchMeta(keys=keys, tags=tags, partition_id="train")
+    # As its trainer fills a batch up: with two samples that are no rollouts.
+    given, metrics = upsample_batch_to_divisible_size(given, 6, eos_token_id=2), {}
+    given = trainer._compute_old_log_prob(given, metrics)
+    given = trainer._compute_advantage(given, metrics)
+    trainer._update_actor(given, metrics)
+
+    sent = next(one for one in fake.calls if one.method == "score").request["samples"]
+    first, second, third, fourth = (len(one["response"]) for one in sent)
+    half, other = (first - second) / 2, (third - fourth) / 2
+    data = queue.kv_batch_get(keys=keys, partition_id="train", select_fields=["advantages"])
+    starts = [row[0].item() for row in data["advantages"].unbind()]
+    assert starts == pytest.approx([half, -half, other, -other])
+    assert metrics["actor/r2m/head"] == 1.0
+    assert metrics["actor/r2m/groups"] == 2.0
