@@ -29,7 +29,7 @@ class FeedbackRunner(_Runner):
     def run(self, config: Any) -> Any:
         """verl's, with our trainer, which refuses the modes that it does not know."""
         trainers = importlib.import_module("verl.trainer.ppo.v1")
-        vars(trainers)["get_trainer_cls"] = lambda mode: FeedbackTrainer  # pyright: ignore
+        vars(trainers)["get_trainer_cls"] = lambda _: FeedbackTrainer
         return super().run(config)
 
 

@@ -8,7 +8,6 @@ import sys
 import types
 
 import pytest
-
 from support import verl_stands
 
 from r2m_client.integrations.openrlhf import FeedbackActor

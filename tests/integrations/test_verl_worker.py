@@ -99,7 +99,7 @@ def test_samples_that_fill_a_batch_up_are_no_rollouts(fake, worker):
     data["uid"][1] = "padd9c0"
     assert ends(worker.compute_log_prob(data)["rm_scores"]) == [1, 0, 2]
     worker.update_actor(data)
-    sent = [call.request for call in fake.calls if call.method == "align"][0]
+    sent = next(call.request for call in fake.calls if call.method == "align")
     assert sorted(len(group["samples"]) for group in sent["groups"]) == [1, 1]
 
 

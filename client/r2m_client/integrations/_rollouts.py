@@ -164,7 +164,9 @@ class RunFeedback:
         """
         for ids, states in zip(recording.token_ids(), recording.states(), strict=True):
             if ids is None:
-                raise ValueError("the policy's pass was fed embeddings: its token ids are not known")
+                raise ValueError(
+                    "the policy's pass was fed embeddings: its token ids are not known"
+                )
             self._states[name_of(ids.tolist())] = states
 
     def free(self) -> None:

@@ -75,13 +75,13 @@ def _has(module: Any, name: str) -> bool:
     return found is not None
 
 
+_workers, _trainers, _decorators, _tensordicts = fitting().values()
+_theirs: Any = _workers.ActorRolloutRefWorker
 if TYPE_CHECKING:
     _Worker = Any
     _Trainer = Any
-    _decorators = _tensordicts = Any
 else:
-    _workers, _trainers, _decorators, _tensordicts = fitting().values()
-    _Worker, _Trainer = _workers.ActorRolloutRefWorker, _trainers.PPOTrainerSync
+    _Worker, _Trainer = _theirs, _trainers.PPOTrainerSync
 
 
 def _dealt_out_as(theirs: Any) -> Callable[[Any], Any]:
@@ -102,7 +102,7 @@ class FeedbackWorker(_Worker):
     r2m_open = staticmethod(feedback_here)
     _r2m: RunFeedback | None = None
 
-    @_dealt_out_as(_Worker.compute_log_prob)
+    @_dealt_out_as(_theirs.compute_log_prob)
     def compute_log_prob(self, data: Any) -> Any:
         """verl's pass over finished rollouts, recorded on the way; its output has rewards besides.
 
@@ -130,7 +130,7 @@ class FeedbackWorker(_Worker):
         output["rm_scores"] = token_rewards(each, data["responses"])
         return output
 
-    @_dealt_out_as(_Worker.update_actor)
+    @_dealt_out_as(_theirs.update_actor)
     def update_actor(self, data: Any) -> Any:
         """verl's update, then one more pass over the same rollouts, then align.
 
