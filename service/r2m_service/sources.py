@@ -25,6 +25,7 @@ FILE_HELP = f"TOML file of settings, their names as keys [env {FILE_VARIABLE}]"
 OF_CLIENT = {
     "R2M_URL",
     "R2M_RUN",
+    "R2M_FEEDBACK_RUN",
     "R2M_TIMEOUT",
     "R2M_API_KEY",
     "R2M_CA",

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from api_answers import masked
 from api_blocks import ROOT, Player, blocks, documents, promised
+from support import verl_stands
 from support.serving import running
 
 PAGE = ROOT / "docs" / "trainers.md"
@@ -86,14 +87,15 @@ def test_every_route_of_trainers_has_an_example(played):
     }
 
 
-def test_what_the_page_names_is_there():
+def test_what_the_page_names_is_there(monkeypatch):
     text = PAGE.read_text()
     for path in re.findall(r"`(tests/[\w/.]+)`", text):
         assert (ROOT / path).exists(), path
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (PAGE.parent / link).exists(), link
-    from r2m_client.integrations import openrlhf, verl, verl_worker
+    from r2m_client.integrations import openrlhf, verl
 
+    verl_worker = verl_stands.adapter(monkeypatch)
     for module in (openrlhf, verl, verl_worker):
         assert module.__name__ in text
     named = set(re.findall(r"`(Feedback\w+?)(?:\.\w+)?`", text))

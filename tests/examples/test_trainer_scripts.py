@@ -8,9 +8,9 @@ import sys
 import types
 
 import pytest
+from support import verl_stands
 
 from r2m_client.integrations.openrlhf import FeedbackActor
-from r2m_client.integrations.verl_worker import FeedbackTrainer, FeedbackWorker
 
 SCRIPTS = pathlib.Path(__file__).parents[2] / "examples" / "trainers"
 
@@ -72,41 +72,27 @@ def test_openrlhf_starts_with_our_classes(stand_in, monkeypatch, tmp_path):
     assert issubclass(actor.__ray_metadata__.modified_class, FeedbackActor)
     assert issubclass(made.__ray_metadata__.modified_class, trainer)
     assert made.__ray_metadata__.modified_class is not trainer
-    with pytest.raises(SystemExit, match="older policy"):
-        start(monkeypatch, "openrlhf_r2m.py", "--async_train")
 
 
-def test_verl_runs_with_our_worker_and_trainer(stand_in, monkeypatch):
-    class Worker:
-        def compute_log_prob(self, data): ...
+@pytest.mark.parametrize("mode", ["sync", "separate_async"])
+def test_verl_runs_with_our_trainer_whatever_its_mode(stand_in, monkeypatch, mode):
+    @remote
+    class TaskRunnerV1:
+        def run(self, mode):
+            found = sys.modules["verl.trainer.ppo.v1"].get_trainer_cls(mode)
+            ran.append((mode, found))
 
-        def update_actor(self, data): ...
-
-    class Runner:
-        def add_actor_rollout_worker(self, config):
-            return sys.modules["verl.workers.fsdp_workers"].AsyncActorRolloutRefWorker
-
-        def run(self, config):
-            return config, self.add_actor_rollout_worker(config), entry.RayPPOTrainer
-
-    def run_ppo(config, task_runner_class=None):
-        ran.append(task_runner_class.__ray_metadata__.modified_class().run(config))
+    def run_ppo(config, task_runner_class):
+        task_runner_class.__ray_metadata__.modified_class().run(config)
 
     ran = []
+    adapter = verl_stands.adapter(monkeypatch)
     stand_in("ray", remote=remote)
-    stand_in("verl.workers.fsdp_workers", AsyncActorRolloutRefWorker=Worker)
-    trainer = type("RayPPOTrainer", (), {})
-    entry = stand_in(
-        "verl.trainer.main_ppo", TaskRunner=Runner, RayPPOTrainer=trainer, run_ppo=run_ppo
-    )
-    entry.main = lambda: entry.run_ppo("config")
+    stand_in("verl.trainer.ppo.v1", get_trainer_cls=lambda mode: "theirs")
+    entry = stand_in("verl.trainer.main_ppo", TaskRunnerV1=TaskRunnerV1, run_ppo=run_ppo)
+    entry.main = lambda: entry.run_ppo(mode, task_runner_class="the older runner")
     start(monkeypatch, "verl_r2m.py")
-    ((config, worker, made),) = ran
-    assert config == "config"
-    assert issubclass(worker, FeedbackWorker)
-    assert issubclass(worker, Worker)
-    assert issubclass(made, FeedbackTrainer)
-    assert issubclass(made, trainer)
+    assert ran == [(mode, adapter.FeedbackTrainer)]
 
 
 @pytest.mark.parametrize(

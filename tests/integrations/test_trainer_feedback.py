@@ -25,7 +25,7 @@ from trainer_stands import (
 )
 
 from r2m_client import NotFound, SamplesFailed
-from r2m_client.integrations import openrlhf, verl_worker
+from r2m_client.integrations import openrlhf
 from r2m_client.integrations._ranks import Alone, TorchRanks, ranks_here
 from r2m_client.integrations._rollouts import (
     RunFeedback,
@@ -61,8 +61,17 @@ def rollouts(texts=TEXTS):
     return ids, rollouts_of(ids, ["<s>" + text[:4] for text in texts], decode)
 
 
-def states_of(ids, weight=1.0):
-    return [torch.full((len(one), WIDTH), weight) for one in ids]
+class Pass:
+    """What was recorded of a pass over these tokens."""
+
+    def __init__(self, ids, weight=1.0, width=WIDTH):
+        self._ids, self._weight, self._width = ids, weight, width
+
+    def token_ids(self):
+        return [one and torch.tensor(one) for one in self._ids]
+
+    def states(self):
+        return [torch.full((len(one or [0]), self._width), self._weight) for one in self._ids]
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -94,29 +103,36 @@ def test_groups_are_those_of_a_prompt_each_rollout_once():
     assert [one.id for one in groups] == [found[4].group, found[0].group]
 
 
-def test_states_must_be_those_of_what_went_through(fake):
-    ids, _ = rollouts(TEXTS[:2])
+def test_states_are_kept_under_their_own_tokens(fake):
+    ids, found = rollouts(TEXTS[:2])
     mine = feedback(fake)
-    with pytest.raises(ValueError, match="2 sequences went through, states of 1 came"):
-        mine.keep(ids, states_of(ids[:1]))
-    with pytest.raises(ValueError, match="6 tokens and 5 hidden states"):
-        mine.keep(ids, [states_of(ids)[0][1:], states_of(ids)[1]])
-    assert fake.calls[1:] == []
+    mine.keep(Pass([ids[1], ids[0]]))  # in whatever order the pass had them
+    assert mine.score(found) == [1, 3]
+    other = feedback(fake)
+    other.keep(Pass([ids[0][1:], ids[1]]))
+    with pytest.raises(ValueError, match="1 of 2 rollouts, the first of 6 tokens, have no rec"):
+        other.score(found)
+    with pytest.raises(ValueError, match="embeddings"):
+        mine.keep(Pass([None]))
+    mine.free()
+    with pytest.raises(ValueError, match="2 of 2"):
+        mine.score(found)
+    assert mine.score([]) == []
 
 
 def test_rewards_come_in_order_and_twins_get_the_same(fake):
     ids, found = rollouts()
     mine = feedback(fake)
-    mine.keep(ids, states_of(ids))
+    mine.keep(Pass(ids))
     assert mine.score([*found, found[0]]) == [1, 3, 2, 4, 1, 3, 2, 4, 1]
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="no recorded hidden states"):
         mine.score(rollouts(["one?unseen"])[1])
 
 
 def test_one_sample_without_a_reward_leaves_the_step_without_any(fake):
     ids, found = rollouts(TEXTS[:2])
     mine = feedback(fake)
-    mine.keep(ids, [torch.full((len(one), WIDTH + 1), 1.0) for one in ids])
+    mine.keep(Pass(ids, width=WIDTH + 1))
     with pytest.raises((SamplesFailed, ValueError)):
         mine.score(found)
 
@@ -126,9 +142,9 @@ def test_steps_are_the_servers_and_go_on_after_a_restart(fake):
         mine = feedback(fake)
         for step in (first, first + 1):
             ids, found = rollouts()
-            mine.keep(ids, states_of(ids, step))
+            mine.keep(Pass(ids, step))
             assert mine.align(found)["r2m/head"] == step
-            with pytest.raises(KeyError):  # states are let go of
+            with pytest.raises(ValueError, match="no recorded"):  # states are let go of
                 mine.align(found)
     with fake.client() as client:
         assert client.run("run").next_step == 5
@@ -140,7 +156,7 @@ def test_ranks_align_together_once(fake):
     def work(number):
         ids, found = rollouts(TEXTS[number::2])
         mine = feedback(fake, world.rank(number))
-        mine.keep(ids, states_of(ids))
+        mine.keep(Pass(ids))
         rewards = mine.score(found)
         return rewards, mine.align(found), mine.most(number + 3)
 
@@ -156,6 +172,18 @@ def test_ranks_align_together_once(fake):
     assert sizes == [4, 4]
 
 
+def test_states_that_one_rank_lacks_stop_all_of_them(fake):
+    world = Threads(2)
+
+    def work(number):
+        ids, found = rollouts(TEXTS[number::2])
+        mine = feedback(fake, world.rank(number))
+        mine.keep(Pass(ids if number == 0 else ids[1:]))
+        return mine.align(found)
+
+    assert [str(one)[:17] for one in on_all(2, work)] == ["1 of 4 rollouts, "] * 2
+
+
 def test_a_refused_align_is_known_on_every_rank(fake):
     world = Threads(2)
     fake.fail_next("head_damaged", method="align")
@@ -163,7 +191,7 @@ def test_a_refused_align_is_known_on_every_rank(fake):
     def work(number):
         ids, found = rollouts(TEXTS[number::2])
         mine = feedback(fake, world.rank(number))
-        mine.keep(ids, states_of(ids))
+        mine.keep(Pass(ids))
         return mine.align(found)
 
     first, second = on_all(2, work)
@@ -175,7 +203,7 @@ def test_a_refused_align_is_known_on_every_rank(fake):
 def test_an_unknown_run_is_known_too(fake):
     mine = RunFeedback(fake.client(retries=0), "nobody", Alone())
     ids, found = rollouts()
-    mine.keep(ids, states_of(ids))
+    mine.keep(Pass(ids))
     with pytest.raises(NotFound):
         mine.align(found)
 
@@ -346,15 +374,26 @@ def test_openrlhf_s_split_sequences_are_refused(fake, name):
         actor.forward(one.sequences, one.action_mask, one.attention_mask)
 
 
+def test_openrlhf_s_rollouts_of_an_older_policy_are_refused(fake):
+    (actor,) = actors(fake, [])
+    actor.strategy.args.train.async_enable = True
+    (one,) = experiences(TEXTS[:2])
+    with pytest.raises(ValueError, match=r"--train\.async_enable"):
+        actor.forward(one.sequences, one.action_mask, one.attention_mask)
+
+
 def test_the_run_is_named_by_the_environment(monkeypatch):
     monkeypatch.setenv("R2M_URL", "http://127.0.0.1:1")
     monkeypatch.delenv("R2M_RUN", raising=False)
-    with pytest.raises(ValueError, match="R2M_RUN"):
+    monkeypatch.delenv("R2M_FEEDBACK_RUN", raising=False)
+    with pytest.raises(ValueError, match="R2M_FEEDBACK_RUN"):
         openrlhf.feedback_here()
-    monkeypatch.setenv("R2M_RUN", "mine")
-    opened = openrlhf.feedback_here()
-    assert (opened._run, opened._client.url) == ("mine", "http://127.0.0.1:1")
-    opened._client.close()
+    # Where R2M_RUN is for those that score texts alone, the other name is this one's.
+    for name, run in (("R2M_RUN", "texts"), ("R2M_FEEDBACK_RUN", "mine")):
+        monkeypatch.setenv(name, run)
+        opened = openrlhf.feedback_here()
+        assert (opened._run, opened._client.url) == (run, "http://127.0.0.1:1")
+        opened._client.close()
 
 
 class Remote:
@@ -403,162 +442,3 @@ def test_openrlhf_s_classes_are_put_under_ray_again(monkeypatch):
     assert isinstance(maker, openrlhf.FeedbackExperienceMaker)
     # In the order of its parent's arguments.
     assert maker.given == ("actor", "critic", "reward", "reference", "kl", "strategy", "t")
-
-
-# verl
-
-
-class Config(dict):
-    """A DictConfig, as far as `get` goes."""
-
-
-CONFIG = Config(rollout=Config(log_prob_use_dynamic_bsz=False), model=Config(), actor=Config())
-
-
-class Worker:
-    """verl's FSDP worker: the methods' arguments, and what is noted on them."""
-
-    def __init__(self, events=None):
-        self.events = [] if events is None else events
-        self.actor_module_fsdp = PolicyModelActor([]).actor.model
-        self.tokenizer = Tokenizer()
-        self.config = CONFIG
-
-    def compute_log_prob(self, data):
-        self.events.append("log_prob")
-        batch = data.batch
-        self.actor_module_fsdp(batch["input_ids"], batch["attention_mask"])
-        return SimpleNamespace(batch={"old_log_probs": torch.zeros(batch["responses"].shape)})
-
-    def update_actor(self, data):
-        self.events.append("update")
-        self.actor_module_fsdp.weight += 0.5
-        return SimpleNamespace(meta_info={"metrics": {"actor/lr": 1.0}})
-
-
-NOTED = {"dispatch_mode": "nd"}
-Worker.compute_log_prob.attrs_123456 = NOTED
-Worker.update_actor.attrs_123456 = NOTED
-
-
-def proto(texts=TEXTS):
-    """verl's batch: prompts padded on the left, responses on the right."""
-    prompts, before = padded([tokens_of(text[:4]) for text in texts], "left")
-    responses, after = padded([[ord(one) for one in text[4:]] for text in texts], "right")
-    batch = {
-        "prompts": prompts,
-        "responses": responses,
-        "input_ids": torch.cat([prompts, responses], 1),
-        "attention_mask": torch.cat([before, after], 1),
-        "response_mask": after,
-    }
-    return SimpleNamespace(batch=batch, meta_info={})
-
-
-@pytest.fixture
-def worker(fake):
-    made = verl_worker.feedback_worker(Worker, Recorder)()
-    made.r2m_open = functools.partial(feedback, fake)
-    return made
-
-
-def test_verl_s_worker_keeps_what_is_noted_on_its_methods():
-    made = verl_worker.feedback_worker(Worker, Recorder)
-    assert made.__name__ == "FeedbackWorker"
-    for name in ("compute_log_prob", "update_actor"):
-        assert getattr(made, name).attrs_123456 is NOTED
-        assert getattr(made, name) is not getattr(Worker, name)
-
-
-def test_verl_s_pass_brings_rewards_and_its_update_aligns(fake, worker):
-    output = worker.compute_log_prob(proto())
-    assert output.batch[verl_worker.REWARDS].tolist() == [1, 3, 2, 4] * 2
-    assert worker.events == ["log_prob"]
-    (score,) = [call for call in fake.calls if call.method == "score"][:1]
-    assert {one["prompt"] for one in score.request["samples"]} == {"<s>one?", "<s>two?"}
-    metrics = worker.update_actor(proto()).meta_info["metrics"]
-    assert worker.events == ["log_prob", "update", "log_prob"]
-    assert (metrics["actor/lr"], metrics["r2m/head"], metrics["r2m/groups"]) == (1.0, 1, 2)
-    assert fake.calls[-1].method == "align"
-
-
-def test_verl_s_reference_pass_is_none_of_ours(fake, worker):
-    data = proto()
-    data.meta_info["is_lora"] = True
-    output = worker.compute_log_prob(data)
-    assert verl_worker.REWARDS not in output.batch
-    assert fake.calls[1:] == []
-
-
-@pytest.mark.parametrize(
-    ("config", "named"),
-    [
-        (Config(rollout=Config(log_prob_use_dynamic_bsz=True)), "log_prob_use_dynamic_bsz=False"),
-        (Config(model=Config(use_remove_padding=True)), "model.use_remove_padding=False"),
-        (Config(actor=Config(ulysses_sequence_parallel_size=2)), "parallel_size=1"),
-    ],
-)
-def test_verl_s_settings_that_mix_samples_are_refused(worker, config, named):
-    worker.config = config
-    with pytest.raises(ValueError, match=named):
-        worker.compute_log_prob(proto())
-
-
-class RayPPOTrainer:
-    """verl's, with the order of its `fit`: rewards, log probabilities, update."""
-
-    bypass = False
-
-    def __init__(self, worker):
-        self.worker = worker
-
-    def _compute_or_extract_reward(
-        self, batch, reward_fn=None, reward_for_val=False, sum_reward=False
-    ):
-        rewards = torch.zeros(batch.batch["responses"].shape)
-        rewards[:, 0] = -1.0
-        return rewards.sum(-1) if sum_reward else (rewards, {})
-
-    def _compute_old_log_prob(self, batch):
-        return self.worker.compute_log_prob(batch), 0
-
-    def _update_actor(self, batch):
-        return self.worker.update_actor(batch)
-
-    def fit(self, batch):
-        self._compute_or_extract_reward(batch, reward_for_val=True)
-        self._compute_or_extract_reward(batch, sum_reward=True)
-        rewards, _ = self._compute_or_extract_reward(batch, reward_for_val=False)
-        log_probs = None if self.bypass else self._compute_old_log_prob(batch)
-        self._update_actor(batch)
-        return rewards, log_probs
-
-
-class Trainer(verl_worker.FeedbackTrainer, RayPPOTrainer):
-    pass
-
-
-def test_verl_s_trainer_goes_on_with_the_runs_rewards(worker):
-    batch = proto()
-    rewards, (log_probs, _) = Trainer(worker).fit(batch)
-    assert rewards.sum(-1).tolist() == [1, 3, 2, 4] * 2
-    lengths = batch.batch["response_mask"].sum(-1)
-    places = [(row != 0).nonzero().item() for row in rewards]
-    assert places == [int(one) - 1 for one in lengths]
-    assert set(log_probs.batch) == {"old_log_probs"}
-
-
-def test_verl_s_rewards_that_would_be_others_are_refused(worker):
-    trainer = Trainer(worker)
-    trainer.bypass = True
-    with pytest.raises(ValueError, match="bypass_mode=False"):
-        trainer.fit(proto())
-    with pytest.raises(ValueError, match="launch_reward_fn_async"):
-        Trainer(worker)._compute_old_log_prob(proto())
-
-
-def test_a_reward_has_a_place():
-    with pytest.raises(ValueError, match="a token to stand at"):
-        verl_worker.place_rewards(torch.zeros(2, 3), torch.ones(2), [[1, 0, 0], [0, 0, 0]])
-    with pytest.raises(ValueError, match="1 rewards for 2 rollouts"):
-        verl_worker.place_rewards(torch.zeros(2, 3), torch.ones(1), [[1, 0, 0], [1, 0, 0]])

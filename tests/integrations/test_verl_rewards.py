@@ -185,6 +185,13 @@ def test_a_full_response_has_no_padding(manager):
     assert asyncio.run(manager.run_single(Proto([Row("x" * 16)])))["reward_score"] == 16.0
 
 
+def test_a_length_that_verl_tells_counts_more_than_the_mask(manager):
+    # Of outputs of 5 + 3 and 10 + 2 tokens, padded together to 12: the first one's mask.
+    row = Row("abc", width=3, prompt=5, response_len=3)
+    row.batch["attention_mask"] += [0] * 4
+    assert asyncio.run(manager.run_single(Proto([row])))["reward_score"] == 3.0
+
+
 def test_a_batch_without_its_conversation_says_how_to_keep_it(manager):
     with pytest.raises(ValueError, match="return_raw_chat"):
         asyncio.run(manager.run_single(Proto([Row("Four.", raw_prompt=None)])))

@@ -24,7 +24,7 @@ class Policy:
         self.passes += 1
         states = sequences.float().unsqueeze(-1).repeat(1, 1, WIDTH) * self.weight
         for hook in self.hooks:
-            hook(states, attention_mask)
+            hook(sequences, states, attention_mask)
         return states.sum(-1)
 
 
@@ -32,7 +32,7 @@ class Recorder:
     """As r2m_client.capture's: states without padding, of each sample that went through."""
 
     def __init__(self, model):
-        self._model, self._found = model, []
+        self._model, self._found, self._ids = model, [], []
 
     def __enter__(self):
         self._model.hooks.append(self._hear)
@@ -41,8 +41,13 @@ class Recorder:
     def __exit__(self, *raised):
         self._model.hooks.remove(self._hear)
 
-    def _hear(self, states, attention_mask):
-        self._found += [row[mask.bool()] for row, mask in zip(states, attention_mask, strict=True)]
+    def _hear(self, sequences, states, attention_mask):
+        for ids, row, mask in zip(sequences, states, attention_mask, strict=True):
+            self._ids.append(ids[mask.bool()])
+            self._found.append(row[mask.bool()])
+
+    def token_ids(self):
+        return self._ids
 
     def states(self):
         return self._found
@@ -135,7 +140,10 @@ class PolicyModelActor:
         self.actor = SimpleNamespace(model=Policy())
         self.tokenizer = Tokenizer()
         self.strategy = SimpleNamespace(
-            args=SimpleNamespace(ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1))
+            args=SimpleNamespace(
+                ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
+                train=SimpleNamespace(async_enable=False),
+            )
         )
         self.trainer = SimpleNamespace(
             micro_train_batch_size=2,

@@ -29,8 +29,12 @@ if TYPE_CHECKING:
 class Recording(Protocol):
     """What was recorded of a model while its `with` block ran."""
 
+    def token_ids(self) -> Sequence[Any]:
+        """Of each sample that went through, in order: [S], without padding."""
+        ...
+
     def states(self) -> Sequence[Any]:
-        """Of each sample that went through, in order: [S, D_p], without padding."""
+        """Likewise: [S, D_p]."""
         ...
 
 
@@ -150,29 +154,36 @@ class RunFeedback:
         self._states: dict[str, Any] = {}
         self._step: int | None = None
 
-    def keep(self, ids: Sequence[Sequence[int]], states: Sequence[Any]) -> None:
-        """Keep what a pass recorded, until the next align has ended; the newest counts.
+    def keep(self, recording: Recording) -> None:
+        """Keep a pass's states under the tokens that it was fed, until the next align has ended.
+
+        The order, the padding and the packing of the pass do not matter; the newest states count.
 
         Raises:
-            ValueError: another number of samples, or of tokens in one, than went through.
+            ValueError: embeddings went in, so that the tokens are not known.
         """
-        if len(states) != len(ids):
-            raise ValueError(f"{len(ids)} sequences went through, states of {len(states)} came")
-        for tokens, one in zip(ids, states, strict=True):
-            if len(one) != len(tokens):
+        for ids, states in zip(recording.token_ids(), recording.states(), strict=True):
+            if ids is None:
                 raise ValueError(
-                    f"a sequence has {len(tokens)} tokens and {len(one)} hidden states: is the "
-                    "padding left out, and is every position there?"
+                    "the policy's pass was fed embeddings: its token ids are not known"
                 )
-            self._states[name_of(tokens)] = one
+            self._states[name_of(ids.tolist())] = states
+
+    def free(self) -> None:
+        """Let go of all states."""
+        self._states.clear()
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Their rewards by the live head, in order.
 
         Raises:
-            KeyError: a rollout whose states were not recorded on this rank.
+            ValueError: a rollout whose states were not recorded on this rank.
             R2MError: the server could not be asked, or one of them has no reward.
         """
+        if not rollouts:
+            return []
+        if missing := self._missing(rollouts):
+            raise ValueError(missing)
         once = {one.id: one.sample(self._states[one.id]) for one in rollouts}
         scored = self._client.score(once.values(), run=self._run, feedback="split")
         by_id = {one.id: one.reward for one in scored.raise_for_errors().scores}
@@ -194,17 +205,33 @@ class RunFeedback:
             Numbers for the trainer's logs, the same on every rank.
 
         Raises:
+            ValueError: on every rank: one of them has a rollout whose states were not recorded.
             R2MError: on rank 0: the server could not be asked, or refused.
             RuntimeError: on the others: rank 0 could not align.
         """
-        mine = {one.id: self._states[one.id] for one in rollouts}
         try:
+            # A rank that left alone would let the others wait for it.
+            everywhere = self._ranks.gather(self._missing(rollouts)) or []
+            if missing := self._ranks.broadcast(next(filter(None, everywhere), None)):
+                raise ValueError(missing)
+            mine = {one.id: self._states[one.id] for one in rollouts}
             told = self._aligned(rollouts, States(mine))
         finally:
-            self._states.clear()
+            self.free()
         if told is None:
             raise RuntimeError("rank 0 could not align; its own error says why")
         return told
+
+    def _missing(self, rollouts: Sequence[Rollout]) -> str | None:
+        """What is wrong where some of the rollouts have no states here."""
+        missing = [one for one in rollouts if one.id not in self._states]
+        if not missing:
+            return None
+        return (
+            f"{len(missing)} of {len(rollouts)} rollouts, the first of {missing[0].tokens} tokens, "
+            "have no recorded hidden states: a pass of the policy on this rank has to go over "
+            "exactly their tokens, whole (no sequence parallelism, no shared prefixes)"
+        )
 
     def _aligned(self, rollouts: Sequence[Rollout], states: States) -> dict[str, float] | None:
         ranks = self._ranks

@@ -1,20 +1,29 @@
-"""OpenRLHF: subclasses that score with the policy's hidden states and call align after its update.
+"""OpenRLHF: a reward function, and subclasses that send the policy's hidden states and align.
 
-The rollouts' own rewards come from `--reward.remote_url .../get_reward` as ever (dynamic filtering
-needs them); before advantages are computed the run's rewards, which the policy's states went into,
-take their place. docs/trainers.md has the lines that put these classes in.
+`--reward.remote_url` may name a Python file with a `reward_func`; `reward_func` here is one. It
+asks as OpenRLHF itself asks a URL, and waits for a server that restarts, which OpenRLHF does for
+5 seconds alone. What has no reward in the end stops the step, and says why.
 
-This follows OpenRLHF's sources (3c3be62) and was tested with stand-ins for its objects only: it has
-not run on OpenRLHF with its GPUs. One sequence lies on one GPU: ring attention and tensor
-parallelism are refused.
+The subclasses leave the rollouts' own rewards as they are (dynamic filtering needs them); before
+advantages are computed the run's rewards, which the policy's states went into, take their place.
+docs/trainers.md has the lines that put these classes in.
+
+This follows OpenRLHF's sources (3c3be62). The subclasses were tested with stand-ins for its objects
+only: they have not run on OpenRLHF with its GPUs. One sequence lies on one GPU: ring attention and
+tensor parallelism are refused.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
+from r2m_client import Client
+from r2m_client._calls import Call
 from r2m_client.integrations._loops import PATIENT, Address
 from r2m_client.integrations._ranks import ranks_here
 from r2m_client.integrations._rollouts import (
@@ -31,19 +40,77 @@ else:
     _Actor = object
 
 
+class NoRewardError(BaseException):
+    """A rollout has no reward, so the step can have none.
+
+    OpenRLHF takes each `Exception` of a reward function as a rollout with the reward None, and
+    ends a little later in an error about None. This one passes: Ray hands it to the trainer.
+    """
+
+
+class RewardClient(Client):
+    """A client that asks as OpenRLHF does."""
+
+    def get_reward(self, run: str | None, body: Mapping[str, object]) -> dict[str, Any]:
+        """The answer of `/get_reward`, or of the run's; repeated at will.
+
+        Raises:
+            R2MError: the server could not be asked, or one sample has no reward.
+        """
+        place = "" if run is None else f"/runs/{quote(run, safe='')}"
+        return self._send(Call("GetReward", "POST", f"{place}/get_reward", dict, body=body))
+
+
+@functools.cache
+def _rewards_at(address: Address) -> RewardClient:
+    if address.url.startswith("grpc"):
+        raise ValueError(f"R2M_URL is {address.url}: give the server's http:// address")
+    return RewardClient(address.url, timeout=address.timeout, retries=PATIENT)
+
+
+def reward_func(
+    queries: Sequence[str], prompts: Sequence[str], labels: Sequence[Any], **more: object
+) -> dict[str, Any]:
+    """OpenRLHF's reward function, for the server and run that R2M_URL and R2M_RUN name.
+
+    It asks until R2M_TIMEOUT (300 seconds) is over; the URL is one of HTTP. Called in threads.
+
+    Args:
+        queries: prompt and response, as texts.
+        prompts, labels: one a query.
+        more: that OpenRLHF may pass on; not looked at.
+
+    Returns:
+        `rewards` and `scores`, one a query, and `extra_logs`, as the server answers OpenRLHF.
+
+    Raises:
+        NoRewardError: one of them has none; it says why.
+    """
+    try:
+        address = Address.of()
+        body = {"query": list(queries), "prompts": list(prompts), "labels": list(labels)}
+        return _rewards_at(address).get_reward(address.run, body)
+    except Exception as error:
+        notes: list[str] = getattr(error, "__notes__", [])
+        said = "; ".join([str(error), *notes])
+        raise NoRewardError(f"no reward for {len(queries)} rollouts: {said}") from error
+
+
 def feedback_here() -> RunFeedback:
-    """This process's, for the server and run that R2M_URL and R2M_RUN name.
+    """This process's: R2M_URL names the server, and R2M_FEEDBACK_RUN, or R2M_RUN, the run.
+
+    Where texts alone are scored beside it (`reward_func`, verl's reward manager), R2M_RUN is
+    theirs: a run with feedback policy gives no reward to a text alone.
 
     Raises:
         ValueError: one of them is not set.
     """
-    from r2m_client import Client
-
     address = Address.of()
-    if address.run is None:
-        raise ValueError("which run? Set R2M_RUN to one with feedback policy")
+    run = os.environ.get("R2M_FEEDBACK_RUN") or address.run
+    if run is None:
+        raise ValueError("which run? Set R2M_FEEDBACK_RUN to one with feedback policy")
     client = Client(address.url, timeout=address.timeout, retries=PATIENT)
-    return RunFeedback(client, address.run, ranks_here())
+    return RunFeedback(client, run, ranks_here())
 
 
 class FeedbackActor(_Actor):
@@ -71,7 +138,7 @@ class FeedbackActor(_Actor):
         """
         with self.r2m_record(self.actor.model) as recording:
             result = super().forward(sequences, action_mask, attention_mask, **more)
-        self._feedback().keep(real_tokens(sequences, attention_mask), recording.states())
+        self._feedback().keep(recording)
         return result
 
     def r2m_score(self, sequences: Any, attention_mask: Any, prompts: Sequence[str]) -> list[float]:
@@ -128,8 +195,12 @@ class FeedbackActor(_Actor):
 
     def _feedback(self) -> RunFeedback:
         if self._r2m is None:
-            sizes = self.strategy.args.ds
-            if (sizes.ring_attn_size, sizes.tensor_parallel_size) != (1, 1):
+            args = self.strategy.args
+            if args.train.async_enable:
+                raise ValueError(
+                    "with --train.async_enable rollouts come from an older policy: leave it out"
+                )
+            if (args.ds.ring_attn_size, args.ds.tensor_parallel_size) != (1, 1):
                 raise ValueError(
                     "hidden states are recorded where one GPU has the whole sequence: set "
                     "--ds.ring_attn_size 1 and --ds.tensor_parallel_size 1"

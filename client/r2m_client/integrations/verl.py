@@ -103,7 +103,7 @@ class RewardManager(_Base):
 
         Args:
             data: verl's DataProto: `responses` and `attention_mask` in `batch`, `raw_prompt` (the
-                turns) in `non_tensor_batch`.
+                turns) and, from verl 0.9 on, `response_len` in `non_tensor_batch`.
 
         Returns:
             `reward_score` and `reward_extra_info`, with the same keys each time.
@@ -119,7 +119,9 @@ class RewardManager(_Base):
                 "the batch has no raw_prompt: set data.return_raw_chat=True, so that the reward "
                 "model reads the conversation through its own template"
             )
-        ids = response_ids(item.batch["responses"], item.batch["attention_mask"])
+        # Of several outputs verl 0.9 pads prompts and responses together, and tells the lengths.
+        length = item.non_tensor_batch.get("response_len")
+        ids = response_ids(item.batch["responses"], item.batch["attention_mask"], length)
         loop = asyncio.get_running_loop()
         response = await loop.run_in_executor(None, self._decoded, ids)
         reward, logs = await _reward(self.address, _sample(list(prompt), response, "chat"))
@@ -129,16 +131,17 @@ class RewardManager(_Base):
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
 
-def response_ids(responses: Any, attention_mask: Any) -> list[int]:
+def response_ids(responses: Any, attention_mask: Any, length: int | None = None) -> list[int]:
     """The tokens of a response without its padding, which is on the right.
 
     Args:
         responses: ids, [R].
-        attention_mask: of prompt and response, [P + R].
+        attention_mask: of prompt and response, [P + R]: read where the length is not known.
+        length: how many of them are real.
     """
-    length = len(responses)
-    count = int(sum(int(one) for one in attention_mask[len(attention_mask) - length :]))
-    return [int(one) for one in responses[:count]]
+    if length is None:
+        length = sum(int(one) for one in attention_mask[len(attention_mask) - len(responses) :])
+    return [int(one) for one in responses[: int(length)]]
 
 
 async def _reward(address: Address, sample: Sample) -> tuple[float, dict[str, float]]:
