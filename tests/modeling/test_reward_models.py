@@ -22,6 +22,7 @@ from transformers import (
 from r2m_service.modeling.checkpoint_files import ModelRefusedError
 from r2m_service.modeling.checkpoints import Kind, inspect_checkpoint
 from r2m_service.modeling.loading import load_backbone
+from r2m_service.modeling.text import TextError
 
 TEXTS = [(5, 9, 7, 2), (11, 2, 2), (6, 8, 4, 12, 13, 14, 15, 2), (9, 10, 0), (2, 2), (17,)]
 """Some end in eos (2), one in pad (0); one is of eos alone."""
@@ -309,8 +310,7 @@ def test_a_composite_configuration_is_read_in_its_text_part(tmp_path):
     assert close(rewards(tmp_path), own(model))
 
 
-@pytest.mark.parametrize("segments", [1, 2])
-def test_an_encoder_is_pooled_by_its_class(tmp_path, segments):
+def save_encoder(folder, *, segments):
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
     model = BertForSequenceClassification(
@@ -321,8 +321,15 @@ def test_an_encoder_is_pooled_by_its_class(tmp_path, segments):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(8.0)
-    model.save_pretrained(tmp_path)
-    models.tokenizer(encoder=True, segments=segments > 1).save_pretrained(tmp_path)
+    model.save_pretrained(folder)
+    encoder = models.tokenizer(template=None, encoder=True, segments=segments > 1)
+    encoder.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("segments", [1, 2])
+def test_an_encoder_is_pooled_by_its_class(tmp_path, segments):
+    model = save_encoder(tmp_path, segments=segments)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     pairs = [tokenizer(*pair) for pair in [("Hi", "Hello."), ("What is the sea?", "It is wide.")]]
     with torch.no_grad():
@@ -332,6 +339,29 @@ def test_an_encoder_is_pooled_by_its_class(tmp_path, segments):
     backbone = load_backbone(str(tmp_path))
     (encoded,) = backbone.encode([(1, 5, 6, 2)], states=[True])
     assert encoded.states_SR.shape == (4, backbone.width_R)
+
+
+def test_an_encoder_without_a_template_reads_the_tokenizers_pair(tmp_path):
+    save_encoder(tmp_path, segments=2)
+    text = load_backbone(str(tmp_path), max_length=18).text
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    pair = text.tokenizer("Hi", "Hello.")["input_ids"]
+    assert list(text.pair("Hi", "Hello.").ids) == pair
+    assert list(text.conversation(turns).ids) == pair
+    with pytest.raises(TextError, match="format raw"):
+        text.conversation([{"role": "system", "content": "Be kind."}, *turns])
+    whole = text.tokenizer("What is the sea?", "It is wide and blue.")["input_ids"]
+    over = len(whole) - 18
+    assert over > 0
+    right = text.pair("What is the sea?", "It is wide and blue.", cut="right")
+    assert (list(right.ids), right.cut) == ([*whole[: -over - 1], whole[-1]], over)
+    left = text.pair("What is the sea?", "It is wide and blue.", cut="left")
+    assert list(left.ids) == [whole[0], *whole[over + 1 :]]
+    with pytest.raises(TextError, match="takes at most 18"):
+        text.pair("What is the sea?", "It is wide and blue.")
+    for raw in (False, True):  # behind a separator the model would take the rest for a response
+        with pytest.raises(TextError, match="separator"):
+            text.pair("Hi</s>", "Hello.", raw=raw)
 
 
 def test_a_quantised_checkpoint_without_its_library_is_refused_by_name(tmp_path):

@@ -149,6 +149,8 @@ def check_chat_template(patient: Patient) -> Finding | None:
     if patient.backbone is None:
         return None
     template = patient.backbone.text.template
+    if patient.backbone.text.pairs:
+        return ok("chat template", "none: a prompt and a response are the tokenizer's pair")
     if template.problem is not None:
         return warning(
             "chat template",

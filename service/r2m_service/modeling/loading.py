@@ -124,7 +124,13 @@ def load_backbone(
             weight_R=weight_R,
             bias=bias,
             text=TextEncoder(
-                tokenizer, limit, rows, chat_template=chat_template, template_date=template_date
+                tokenizer,
+                limit,
+                rows,
+                chat_template=chat_template,
+                template_date=template_date,
+                pairs=isinstance(reader, PooledReader),
+                separator=reader.separator if isinstance(reader, PooledReader) else None,
             ),
             device=where,
             dtype=DTYPES[kind],

@@ -2,6 +2,7 @@
 
 `chat`: the tokenizer's chat template over one user and one assistant turn, or over a whole
 conversation. The template writes the special tokens itself, so none are added: no double BOS.
+An encoder without a template reads one user's and one assistant's turn as the tokenizer's pair.
 `raw`: prompt + response, joined as they are, with the special tokens the tokenizer adds by default;
 a BOS that the text begins with is not doubled.
 Token ids are taken as they are.
@@ -81,6 +82,8 @@ class TextEncoder:
         vocabulary: how many ids the model embeds.
         chat_template: name of the template, where the tokenizer has several.
         template_date: what a template writes in place of the current day.
+        pairs: without a template, chat is the tokenizer's pair of prompt and response (encoders).
+        separator: id of the token behind which a model embeds another segment, where it does.
 
     Raises:
         ValueError: as `ChatTemplate`.
@@ -94,11 +97,15 @@ class TextEncoder:
         *,
         chat_template: str | None = None,
         template_date: date = TEMPLATE_DATE,
+        pairs: bool = False,
+        separator: int | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.vocabulary = vocabulary
         self.template = ChatTemplate(tokenizer, name=chat_template, day=template_date)
+        self.pairs = pairs and self.template.problem is not None
+        self._separator = separator
         longest = max((len(token) for token in tokenizer.get_vocab()), default=1)
         # Hardly a token covers more characters than its own spelling has, so a text this long has
         # too many: known without the seconds and gigabytes that tokenizing megabytes takes.
@@ -107,7 +114,7 @@ class TextEncoder:
     @property
     def has_template(self) -> bool:
         """Whether chat can be formatted; `template.problem` says why not."""
-        return self.template.problem is None
+        return self.template.problem is None or self.pairs
 
     @property
     def settings(self) -> dict[str, str]:
@@ -141,6 +148,8 @@ class TextEncoder:
         self._check_characters([prompt, response], BOTH, cut)
         if raw:
             return self._encoded(prompt + response, cut, BOTH, special=True)
+        if self.pairs:
+            return self._paired(prompt, response, cut, BOTH)
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
         return self._encoded(self._templated(turns, None, BOTH), cut, BOTH, special=False)
 
@@ -172,6 +181,8 @@ class TextEncoder:
             raise TextError(TextFault.EMPTY, "the last message is empty", last)
         contents = [str(turn.get("content") or "") for turn in messages]
         self._check_characters(contents, "messages", cut)
+        if self.pairs and [turn.get("role") for turn in messages] == ["user", "assistant"]:
+            return self._paired(contents[0], contents[1], cut, "messages")
         text = self._templated(messages, tools, "messages")
         return self._encoded(text, cut, "messages", special=False)
 
@@ -221,6 +232,10 @@ class TextEncoder:
     def _encoded(self, text: str, cut: Side | None, field: str, *, special: bool) -> Tokens:
         part = self._reachable(text, cut)
         ids = self._ids(part, special=special)
+        if self._separator in ids[:-1]:
+            raise TextError(
+                TextFault.INVALID, "the text holds the tokenizer's separator, which ends it", field
+            )
         bos = self._bos_id
         # A text that went through a template, or was decoded from a policy's tokens, may bring the
         # BOS that the tokenizer adds.
@@ -228,6 +243,25 @@ class TextEncoder:
             ids = ids[1:]
         unread = round((len(text) - len(part)) * len(ids) / max(len(part), 1))
         return self._limited(ids, cut, field, self._added if special else (0, 0), unread=unread)
+
+    def _paired(self, prompt: str, response: str, cut: Side | None, field: str) -> Tokens:
+        """The tokenizer's pair; a cut takes off the prompt's beginning, or the response's end."""
+        part = self._reachable(prompt, cut), self._reachable(response, cut)
+        encoded = self.tokenizer(*part, return_special_tokens_mask=True, verbose=False)
+        ids, special = tuple(encoded["input_ids"]), encoded["special_tokens_mask"]
+        text = [place for place, one in enumerate(special) if not one]
+        if self._separator is not None and any(ids[place] == self._separator for place in text):
+            raise TextError(
+                TextFault.INVALID,
+                "the text holds the tokenizer's separator, behind which the model reads a response",
+                field,
+            )
+        over = len(ids) - self.max_length
+        if cut is None or not 0 < over < len(text):
+            return self._limited(ids, None, field)
+        gone = set(text[:over] if cut == "left" else text[-over:])
+        kept = tuple(one for place, one in enumerate(ids) if place not in gone)
+        return Tokens(kept, over)
 
     def _reachable(self, text: str, cut: Side | None) -> str:
         """What a cut of the text can keep, with the margin; the whole text where it is not long."""
