@@ -40,13 +40,15 @@ T = TypeVar("T")
 class AsyncClient(AsyncLabelMethods, Settings):
     """Talks to an R2M server, over HTTP or gRPC, from one event loop.
 
-    Methods, arguments, errors and repeats are those of `Client`; see there. Hidden states are
-    converted in the loop's thread, before the first await.
+    Methods, arguments, errors, retries and proxies are those of `Client`; see there. Hidden states
+    are converted in the loop's thread, before the first await.
 
     Args:
         url: `http://`, `https://` (which may have a path), `grpc://` or `grpcs://` (TLS).
-        timeout: seconds for a whole call, with its repeats and pauses.
-        retries: how many times a call is repeated at most, or a `Retry`.
+        timeout: seconds for a whole call, with its retries and pauses.
+        retries: how many times a call is retried at most, or a `Retry`, which also sets the pauses;
+            0 turns retries off; None: as often as `timeout` allows, with pauses of 2 seconds at
+            most.
         wire_dtype: what float32 and wider hidden states are sent as; 16-bit ones go as they are
             unless it is int8, whose scales are then taken from each sample (`ChannelScales`).
         headers: sent with every call (gRPC: as metadata).
@@ -67,7 +69,7 @@ class AsyncClient(AsyncLabelMethods, Settings):
         url: str,
         *,
         timeout: float = 60.0,
-        retries: int | Retry = 5,
+        retries: int | Retry | None = None,
         wire_dtype: WireDtype = "bfloat16",
         headers: Mapping[str, str] = NO_HEADERS,
         api_key: str | None = None,
@@ -273,9 +275,12 @@ class AsyncClient(AsyncLabelMethods, Settings):
         attempts = self._attempts(repeatable=call.repeatable)
         while True:
             try:
-                return call.read(await attempt(attempts.remaining()))
+                result = call.read(await attempt(attempts.remaining()))
             except R2MError as error:
                 pause = attempts.pause_after(error)
+            else:
+                attempts.answered()
+                return result
             await self._sleep(pause)
 
     async def _talk(self, talk: Talk[T]) -> T:

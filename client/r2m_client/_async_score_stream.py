@@ -156,6 +156,7 @@ class AsyncScoreStream:
                     raise
                 pause = attempts.pause_after(error)
             else:
+                attempts.answered()
                 self._opened = link
                 return self
             await self._sleep(pause)

@@ -46,16 +46,25 @@ class Client(LabelMethods, ScoreFutures, Settings):
             client.align("tldr", step=1, groups=groups)
 
     Every method raises an `R2MError`: what the server refused (`ServerError` and its subclasses),
-    or that it could not be asked. A call whose failure passes is repeated within its timeout:
-    overload, a starting server, a broken connection, a gateway's 429, 502, 503 or 504. After a
-    broken connection nobody knows whether the call was carried out; it is repeated all the same
-    where doing it twice does no harm, and each method below says so.
+    or that it could not be asked. A call that fails with a transient error is retried until its
+    timeout expires: a server that is stopped, starting, restarting or overloaded, a connection that
+    broke, a gateway's 429, 502, 503 or 504. So a trainer survives a restart that is shorter than
+    `timeout`; the logger `r2m_client` has a warning once a call waits, and the error in the end
+    says how long and how often it was tried. A broken connection leaves open whether the call was
+    carried out; it is retried all the same where doing it twice does no harm, and each method below
+    says so.
+
+    An address of this machine (127.0.0.1, localhost) is reached directly. For others the proxy
+    variables hold (`HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`; for gRPC `grpc_proxy`,
+    `https_proxy`, `http_proxy`, `no_proxy`, in lower case), and errors name the proxy.
 
     Args:
         url: `http://`, `https://` (which may have a path), `grpc://` or `grpcs://` (TLS).
-        timeout: seconds for a whole call, with its repeats and pauses. gRPC tells it to the
+        timeout: seconds for a whole call, with its retries and pauses. gRPC sends it to the
             server.
-        retries: how many times a call is repeated at most, or a `Retry`.
+        retries: how many times a call is retried at most, or a `Retry`, which also sets the pauses;
+            0 turns retries off; None: as often as `timeout` allows, with pauses of 2 seconds at
+            most.
         wire_dtype: what float32 and wider hidden states are sent as; 16-bit ones go as they are
             unless it is int8, whose scales are then taken from each sample (`ChannelScales`).
         headers: sent with every call (gRPC: as metadata).
@@ -76,7 +85,7 @@ class Client(LabelMethods, ScoreFutures, Settings):
         url: str,
         *,
         timeout: float = 60.0,
-        retries: int | Retry = 5,
+        retries: int | Retry | None = None,
         wire_dtype: WireDtype = "bfloat16",
         headers: Mapping[str, str] = NO_HEADERS,
         api_key: str | None = None,
@@ -404,9 +413,12 @@ class Client(LabelMethods, ScoreFutures, Settings):
         attempts = self._attempts(repeatable=call.repeatable)
         while True:
             try:
-                return call.read(attempt(attempts.remaining()))
+                result = call.read(attempt(attempts.remaining()))
             except R2MError as error:
                 pause = attempts.pause_after(error)
+            else:
+                attempts.answered()
+                return result
             self._sleep(pause)
 
     def _talk(self, talk: Talk[T]) -> T:

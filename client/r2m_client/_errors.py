@@ -43,10 +43,21 @@ if TYPE_CHECKING:
 
 
 class R2MError(Exception):
-    """Root of all errors of this client."""
+    """Root of all errors of this client.
+
+    Attributes:
+        tried: how often and how long the call was tried, in words; empty after one attempt.
+    """
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
+        self.tried = ""
+
+    def __str__(self) -> str:
+        return self._words() + (f" ({self.tried})" if self.tried else "")
+
+    def _words(self) -> str:
+        return str(self.args[0]) if self.args else ""
 
 
 class ConnectError(R2MError, ConnectionError):
@@ -134,7 +145,7 @@ class ServerError(R2MError):
         self.retry_after = retry_after
         self.request_id = request_id
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         where = f" (at {self.field})" if self.field else ""
         return f"{self.code}: {self.message}{where}"
 

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from r2m_client._transport import Address, Headers, Opening, Traffic
 
 
-def _options() -> list[tuple[str, Any]]:
+def _options(address: Address) -> list[tuple[str, Any]]:
     return [
+        # gRPC reads the proxy variables by itself, for this machine's own addresses, too.
+        ("grpc.enable_http_proxy", int(address.proxy is not None)),
         # What may be sent is the server's to say; what comes back was asked for.
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
@@ -79,22 +81,24 @@ class GrpcTransport:
     def __init__(
         self, address: Address, headers: Headers, traffic: Traffic, trust: Trust | None = None
     ) -> None:
-        self._where = address.shown
+        self._where = address.where
         self._metadata = _metadata(headers)
         self._traffic = traffic
         self._peer = Peer(address, trust or Trust(), self._metadata, traffic)
         self._credentials = _credentials(address, self._peer.trust)
         if self._credentials is not None:
-            self._channel = grpc.secure_channel(address.target, self._credentials, _options())
+            self._channel = grpc.secure_channel(
+                address.target, self._credentials, _options(address)
+            )
         else:
-            self._channel = grpc.insecure_channel(address.target, _options())
+            self._channel = grpc.insecure_channel(address.target, _options(address))
 
     def prepare(self, call: Call[Any]) -> Callable[[float], object]:
         """Serialize; see `Transport.prepare`."""
         request = grpc_request(call)
 
         def attempt(timeout: float) -> object:
-            with calling(call.rpc, self._where) as context:
+            with calling(call.rpc, self._peer.address.shown) as context:
                 return self._send(request, timeout, self._metadata + tuple(context.items()))
 
         return attempt
@@ -175,7 +179,7 @@ class AsyncGrpcTransport:
         self, address: Address, headers: Headers, traffic: Traffic, trust: Trust | None = None
     ) -> None:
         self._address = address
-        self._where = address.shown
+        self._where = address.where
         self._metadata = _metadata(headers)
         self._traffic = traffic
         self._peer = Peer(address, trust or Trust(), self._metadata, traffic)
@@ -187,7 +191,7 @@ class AsyncGrpcTransport:
         request = grpc_request(call)
 
         async def attempt(timeout: float) -> object:
-            with calling(call.rpc, self._where) as context:
+            with calling(call.rpc, self._peer.address.shown) as context:
                 return await self._send(request, timeout, self._metadata + tuple(context.items()))
 
         return attempt
@@ -217,10 +221,10 @@ class AsyncGrpcTransport:
             address = self._address
             if self._credentials is not None:
                 self._opened = grpc.aio.secure_channel(
-                    address.target, self._credentials, _options()
+                    address.target, self._credentials, _options(address)
                 )
             else:
-                self._opened = grpc.aio.insecure_channel(address.target, _options())
+                self._opened = grpc.aio.insecure_channel(address.target, _options(address))
         return self._opened
 
     async def _send(

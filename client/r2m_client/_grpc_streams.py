@@ -38,12 +38,12 @@ class Peer:
 
     def failure(self, error: object) -> R2MError:
         """What a failed call means; blocks where it has to be found out."""
-        found = grpc_failure(cast("Failed", error), self.address.shown)
+        found = grpc_failure(cast("Failed", error), self.address.where)
         return explained(found, self.address, self.trust)
 
     async def failure_later(self, error: object) -> R2MError:
         """`failure`, without blocking the loop."""
-        found = grpc_failure(cast("Failed", error), self.address.shown)
+        found = grpc_failure(cast("Failed", error), self.address.where)
         return await explained_later(found, self.address, self.trust)
 
 

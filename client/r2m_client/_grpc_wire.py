@@ -24,6 +24,7 @@ from r2m_client._reading import finite, read
 from r2m_client._results import AlignProgress, Score, ScoreResult
 from r2m_client._samples import SampleWriter
 from r2m_client._tls import grpc_handshake_failure
+from r2m_client._transport import no_server
 
 if TYPE_CHECKING:
     from r2m_client._calls import Call
@@ -37,6 +38,9 @@ STREAM_ABOVE = 2 << 20
 """Bytes of hidden states from which align goes as a stream: below, one message is faster."""
 
 DETAILS = "grpc-status-details-bin"
+
+NOT_SENT = ("failed to connect to all addresses", "DNS resolution failed")
+"""How gRPC's words begin where a call found no connection to be sent on."""
 _SERVICE = pb.DESCRIPTOR.services_by_name["RewardModelService"]
 
 
@@ -239,6 +243,8 @@ def grpc_failure(error: Failed, where: str) -> R2MError:
     if untrusted is not None:
         return untrusted
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        if said.startswith(NOT_SENT):
+            return no_server(where, said[:300])
         # A server that is shutting down cancels what it is working on. Whether a request had been
         # sent when the connection failed is not said.
         return ConnectError(f"no answer from {where}: {said[:300]}")

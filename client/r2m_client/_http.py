@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -20,7 +21,7 @@ from r2m_client._errors import ConnectError, DeadlineError, ProtocolError, R2MEr
 from r2m_client._safetensors import CONTENT_TYPE, json_bytes, safetensors_pieces
 from r2m_client._tls import Trust, explained, explained_later, handshake_failure
 from r2m_client._tracing import calling
-from r2m_client._transport import no_stream, user_agent
+from r2m_client._transport import no_server, no_stream, user_agent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -67,8 +68,8 @@ def http_request(call: Call[Any]) -> HttpRequest:
     return HttpRequest(call.verb, call.path, headers, pieces, call.download)
 
 
-def http_answer(response: httpx.Response, body: bytes, *, download: bool) -> object:
-    """What a complete response says.
+def http_answer(response: httpx.Response, body: bytes, where: str, *, download: bool) -> object:
+    """What a complete response from `where` says.
 
     Raises:
         R2MError: the server's error, or a ProtocolError for an answer of something else.
@@ -94,7 +95,7 @@ def http_answer(response: httpx.Response, body: bytes, *, download: bool) -> obj
     what = response.headers.get("content-type", "no content type")
     start = " ".join(body[: 4 * EXCERPT].decode(errors="replace").split())[:EXCERPT]
     raise ProtocolError(
-        f"HTTP {status} with {what} is no answer of an R2M server: {start!r}",
+        f"HTTP {status} with {what} from {where} is no answer of an R2M server: {start!r}",
         status=status,
         passing=status in PASSING,
         retry_after=wait,
@@ -123,8 +124,8 @@ def http_failure(error: httpx.RequestError, where: str) -> R2MError:
     untrusted = handshake_failure(error, where)
     if untrusted is not None:
         return untrusted
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        return ConnectError(f"cannot connect to {where}: {said}", maybe_sent=False)
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
+        return no_server(where, _reason(error) or said)
     if isinstance(error, httpx.TimeoutException):
         return late(where)
     if isinstance(error, httpx.TransportError):
@@ -132,12 +133,34 @@ def http_failure(error: httpx.RequestError, where: str) -> R2MError:
     return ProtocolError(f"{where} sent an answer that cannot be decoded: {said}")
 
 
+def _reason(error: BaseException | None) -> str | None:
+    """The operating system's words for a connection that failed, from below httpx's."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            # Of a name that is not resolved the number is negative, and the words are its own.
+            return os.strerror(error.errno) if error.errno > 0 else error.strerror
+        if isinstance(error, BaseExceptionGroup):  # one for each address of a name
+            error = error.exceptions[0]
+        else:
+            error = error.__cause__ or error.__context__
+    return None
+
+
 def late(where: str) -> DeadlineError:
     """The call's time is over."""
     return DeadlineError(f"no complete answer from {where} within the call's timeout")
 
 
-def _options(address: Address, headers: Headers, trust: Trust) -> dict[str, Any]:
+def _options(address: Address, headers: Headers) -> dict[str, Any]:
+    return {
+        "base_url": address.url,
+        "headers": {"User-Agent": user_agent(), **headers},
+        "follow_redirects": False,
+        "trust_env": False,  # the network below has what the environment says
+    }
+
+
+def _network(address: Address, trust: Trust) -> dict[str, Any]:
     # Reading the CA certificates takes 20 ms, and without TLS nothing asks for them; an empty
     # context trusts nobody.
     verify: bool | ssl.SSLContext = True
@@ -146,10 +169,8 @@ def _options(address: Address, headers: Headers, trust: Trust) -> dict[str, Any]
     elif not trust.default:
         verify = trust.context()
     return {
-        "base_url": address.url,
         "verify": verify,
-        "headers": {"User-Agent": user_agent(), **headers},
-        "follow_redirects": False,
+        "proxy": None if address.proxy is None else address.proxy.url,
         # A client belongs to a trainer with many workers: no limit of its own on connections.
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=32),
     }
@@ -181,23 +202,24 @@ class HttpTransport:
     ) -> None:
         self._address = address
         self._trust = trust or Trust()
-        self._where = address.shown
+        self._where = address.where
         self._traffic = traffic
-        self._http = httpx.Client(**_options(address, headers, self._trust), transport=network)
+        network = network or httpx.HTTPTransport(**_network(address, self._trust))
+        self._http = httpx.Client(**_options(address, headers), transport=network)
 
     def prepare(self, call: Call[Any]) -> Callable[[float], object]:
         """Serialize; see `Transport.prepare`."""
         request = http_request(call)
 
         def attempt(timeout: float) -> object:
-            with calling(call.rpc, self._where) as context:
+            with calling(call.rpc, self._address.shown) as context:
                 return self._send(request, timeout, context)
 
         return attempt
 
     def score_stream(self, call: object, opening: object) -> NoReturn:
         """See `Transport.score_stream`."""
-        raise no_stream(self._where)
+        raise no_stream(self._address.shown)
 
     def close(self) -> None:
         """Close all connections."""
@@ -218,7 +240,7 @@ class HttpTransport:
         except httpx.RequestError as error:
             found = http_failure(error, self._where)
             raise explained(found, self._address, self._trust) from error
-        return http_answer(response, body, download=request.download)
+        return http_answer(response, body, self._where, download=request.download)
 
     def _incoming(self, response: httpx.Response, deadline: float) -> Iterator[bytes]:
         for piece in response.iter_bytes():
@@ -248,23 +270,24 @@ class AsyncHttpTransport:
     ) -> None:
         self._address = address
         self._trust = trust or Trust()
-        self._where = address.shown
+        self._where = address.where
         self._traffic = traffic
-        self._http = httpx.AsyncClient(**_options(address, headers, self._trust), transport=network)
+        network = network or httpx.AsyncHTTPTransport(**_network(address, self._trust))
+        self._http = httpx.AsyncClient(**_options(address, headers), transport=network)
 
     def prepare(self, call: Call[Any]) -> Callable[[float], Awaitable[object]]:
         """Serialize; see `Transport.prepare`."""
         request = http_request(call)
 
         async def attempt(timeout: float) -> object:
-            with calling(call.rpc, self._where) as context:
+            with calling(call.rpc, self._address.shown) as context:
                 return await self._send(request, timeout, context)
 
         return attempt
 
     def score_stream(self, call: object, opening: object) -> NoReturn:
         """See `Transport.score_stream`."""
-        raise no_stream(self._where)
+        raise no_stream(self._address.shown)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -289,7 +312,7 @@ class AsyncHttpTransport:
             raise await explained_later(found, self._address, self._trust) from error
         except TimeoutError:
             raise late(self._where) from None
-        return http_answer(response, body, download=request.download)
+        return http_answer(response, body, self._where, download=request.download)
 
     async def _outgoing(self, request: HttpRequest) -> AsyncIterator[bytes]:
         for piece in request.pieces:

@@ -1,13 +1,15 @@
 """When to send a request again: decided here for all transports, without I/O or a clock of its own.
 
-Repeated are failures that pass: an answer whose code is retryable, a connection that broke, and a
-gateway's 429, 502, 503 or 504. Pauses grow exponentially with full jitter, so that the workers of
-a large trainer do not return in step; what the server asks for (Retry-After, RetryInfo) is added
-to that. The number of repeats and the call's total deadline bound it all.
+Transient failures are retried until the call's timeout: an answer whose code is retryable, a
+connection that was refused or broke, and a gateway's 429, 502, 503 or 504. Pauses grow
+exponentially up to a cap, with full jitter, so that the workers of a large trainer do not return in
+step; what the server asks for (Retry-After, RetryInfo) is added to that. A call whose retries take
+long is reported to the log.
 """
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from dataclasses import dataclass
@@ -26,26 +28,38 @@ from r2m_client._errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+logger = logging.getLogger("r2m_client")
+
 REFUSED = frozenset({Code.OVERLOADED, Code.NOT_READY, Code.ALIGN_CONFLICT})
 """Answers that say that nothing was done: a call may be repeated whatever it does."""
+
+REPORT_AFTER = 1.0
+"""Seconds of retries after which the log has a first warning, if as many are left."""
+
+REPORT_EVERY = 30.0
+"""Seconds between two warnings of one call."""
+
+LAST_ATTEMPT = 0.1
+"""Seconds that the pause before the last attempt leaves it, or a tenth of a shorter timeout."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often and how patiently a call is repeated.
+    """How often a call is retried within its timeout, and with which pauses.
 
     Attributes:
-        retries: how many times at most, after the first attempt; 0 turns it off.
+        retries: at most so many, after the first attempt; 0 turns them off, None leaves the end
+            to the call's timeout.
         base: seconds: the first pause is drawn from [0, base), the next from [0, 2·base), ...
         cap: seconds: no drawn pause is longer.
     """
 
-    retries: int = 5
+    retries: int | None = None
     base: float = 0.1
-    cap: float = 10.0
+    cap: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.retries < 0 or not self.base >= 0 or not self.cap >= 0:
+        if (self.retries or 0) < 0 or not self.base >= 0 or not self.cap >= 0:
             raise ValueError(f"{self}: no value may be negative")
 
 
@@ -53,7 +67,7 @@ class Attempts:
     """One call's attempts: its deadline, and what each failure means.
 
     Args:
-        retry: how often, how patiently.
+        retry: how often, with which pauses.
         timeout: seconds for the whole call, pauses included.
         repeatable: doing it twice does no harm, so it may be repeated even where the first
             attempt may have been carried out.
@@ -75,7 +89,11 @@ class Attempts:
         self._repeatable = repeatable
         self._clock = clock
         self._draw = draw
-        self._deadline = clock() + timeout
+        self._started = clock()
+        self._deadline = self._started + timeout
+        self._report_at = self._started + REPORT_AFTER
+        self._reported = False
+        self._last: R2MError | None = None
         self._failures = 0
 
     def remaining(self) -> float:
@@ -86,34 +104,62 @@ class Attempts:
         """
         left = self._deadline - self._clock()
         if left <= 0:
-            raise DeadlineError(f"the call's {self._timeout:g} s are over")
+            raise self._final(DeadlineError("the call has no answer"))
         return left
 
     def pause_after(self, error: R2MError) -> float:
         """Seconds to wait before the next attempt.
 
         Raises:
-            R2MError: `error` itself, where there will be no next attempt; a note says why if it
-                is one that was worth repeating.
+            R2MError: `error` itself, where there will be no next attempt; it says how often and
+                how long the call was tried.
         """
-        if not self._passes(error):
-            raise error
         self._failures += 1
-        if self._failures > self._retry.retries:
-            error.add_note(f"gave up after {self._failures} attempts")
+        if isinstance(error, DeadlineError) and not isinstance(error, ServerError):
+            raise self._final(error)
+        if not self._is_transient(error):
             raise error
+        self._last = error
+        if self._retry.retries is not None and self._failures > self._retry.retries:
+            raise self._final(error)
+        left = self._deadline - self._clock()
+        asked = 0.0
+        if isinstance(error, ServerError | ProtocolError):
+            asked = error.retry_after or 0.0
+        # The last failure says more than a timeout would, and it is known now.
+        if asked >= left:
+            error.tried = f"it asks to wait {asked:g} s, the call's timeout is {self._timeout:g} s"
+            raise error
+        spare = left - asked - min(LAST_ATTEMPT, self._timeout / 10)
+        if spare <= 0:
+            raise self._final(error)
+        self._report(error, left)
         # Computed with a bounded exponent: a float overflows after a thousand doublings.
         ceiling = min(self._retry.cap, self._retry.base * 2.0 ** min(self._failures - 1, 64))
-        pause = self._draw(0.0, ceiling)
-        if isinstance(error, ServerError | ProtocolError):
-            pause += error.retry_after or 0.0
-        if pause >= self._deadline - self._clock():
-            # The last failure says more than a timeout would, and it is known now.
-            error.add_note(f"gave up: the next attempt would be past the {self._timeout:g} s")
-            raise error
-        return pause
+        return asked + min(self._draw(0.0, ceiling), spare)
 
-    def _passes(self, error: R2MError) -> bool:
+    def answered(self) -> None:
+        """The call has its answer; the log says so where it had said that the call waits."""
+        if self._reported:
+            logger.warning("an answer came after %.0f s", self._clock() - self._started)
+
+    def _final(self, error: R2MError) -> R2MError:
+        """The error of the call, which says how often and how long it was tried."""
+        if self._failures > 1:
+            waited = self._clock() - self._started
+            error.tried = f"{self._failures} tries in {round(waited, 1):g} s"
+            if isinstance(error, DeadlineError) and self._last is not None:
+                error.tried += f"; the last failure: {self._last}"
+        return error
+
+    def _report(self, error: R2MError, left: float) -> None:
+        if self._clock() < self._report_at or left < REPORT_AFTER:
+            return
+        self._report_at = self._clock() + REPORT_EVERY
+        self._reported = True
+        logger.warning("%s (retrying for %.0f s at most)", error, left)
+
+    def _is_transient(self, error: R2MError) -> bool:
         if isinstance(error, ServerError):
             return error.retryable and (self._repeatable or error.code in REFUSED)
         if isinstance(error, TLSError):

@@ -162,6 +162,7 @@ class ScoreStream:
                     raise
                 pause = attempts.pause_after(error)
             else:
+                attempts.answered()
                 self._opened = link
                 return self
             self._sleep(pause)

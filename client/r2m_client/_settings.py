@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -15,8 +16,10 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 class Settings:
     """A client's settings and counters; the arguments are documented on `Client`."""
 
+    _clock = staticmethod(time.monotonic)
+
     def __init__(
-        self, url: str, timeout: float, retries: int | Retry, wire_dtype: WireDtype
+        self, url: str, timeout: float, retries: int | Retry | None, wire_dtype: WireDtype
     ) -> None:
         if not timeout > 0:
             raise ValueError(f"timeout is {timeout}, it must be above 0 seconds")
@@ -45,4 +48,4 @@ class Settings:
         )
 
     def _attempts(self, *, repeatable: bool) -> Attempts:
-        return Attempts(self._retry, self._timeout, repeatable=repeatable)
+        return Attempts(self._retry, self._timeout, repeatable=repeatable, clock=self._clock)

@@ -166,7 +166,7 @@ def _wants_certificate(where: str) -> TLSError:
 
 def explained(found: R2MError, address: Address, trust: Trust) -> R2MError:
     """A broken connection's cause where that is TLS; any other error as it is. Blocks."""
-    if not unexplained(found):
+    if address.proxy is not None or not unexplained(found):
         return found
     return (_look_secure(address, trust) if address.secure else _look_plain(address)) or found
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from r2m_client._errors import ConnectError
 from r2m_client._key import with_key
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from r2m_client._async_score_stream import AsyncScoreStream
     from r2m_client._calls import Call
+    from r2m_client._proxy import Proxy
     from r2m_client._results import ScoreResult
     from r2m_client._retry import Attempts
     from r2m_client._samples import WireDtype
@@ -123,7 +125,8 @@ class Address:
         grpc: gRPC or HTTP.
         secure: with TLS.
         target: host:port.
-        shown: the URL without a user or password, for messages.
+        shown: the URL without a user or password.
+        proxy: on the way there.
     """
 
     url: str
@@ -131,6 +134,12 @@ class Address:
     secure: bool
     target: str
     shown: str
+    proxy: Proxy | None = None
+
+    @property
+    def where(self) -> str:
+        """The server for messages: the URL without a user or password, and the proxy."""
+        return self.shown if self.proxy is None else f"{self.shown} through the proxy {self.proxy}"
 
 
 SCHEMES = {
@@ -183,7 +192,7 @@ def open_transport(
     Raises:
         ValueError: for a URL of another form, or a key or file that cannot be used.
     """
-    address = parse_url(url)
+    address = _address(url)
     headers = with_key(headers, api_key)
     trust = _trust(address, ca, cert)
     if address.grpc:
@@ -209,7 +218,7 @@ def open_async_transport(
     Raises:
         ValueError: for a URL of another form, or a key or file that cannot be used.
     """
-    address = parse_url(url)
+    address = _address(url)
     headers = with_key(headers, api_key)
     trust = _trust(address, ca, cert)
     if address.grpc:
@@ -219,6 +228,19 @@ def open_async_transport(
     from r2m_client._http import AsyncHttpTransport
 
     return AsyncHttpTransport(address, headers, traffic, trust)
+
+
+def _address(url: str) -> Address:
+    """A server's URL, with the proxy that the environment puts before it. Raises ValueError."""
+    from r2m_client._proxy import proxy_of  # with urllib, which importing us shall not load
+
+    address = parse_url(url)
+    return replace(address, proxy=proxy_of(address))
+
+
+def no_server(where: str, reason: str) -> ConnectError:
+    """The error of an attempt that came to no connection: its request was not sent."""
+    return ConnectError(f"no server answers at {where}: {reason}; is it running?", maybe_sent=False)
 
 
 def _trust(address: Address, ca: str | PathLike[str] | None, cert: CertFiles | None) -> Trust:

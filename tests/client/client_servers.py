@@ -279,12 +279,12 @@ class _HttpServer(ThreadingHTTPServer):
 
 
 class HttpServer:
-    """The current script over HTTP, on a free port of the loopback."""
+    """The current script over HTTP, on a port of the loopback; 0: a free one."""
 
     scheme = "http"
 
-    def __init__(self) -> None:
-        self._server = _HttpServer(("127.0.0.1", 0), _Handler)
+    def __init__(self, port: int = 0) -> None:
+        self._server = _HttpServer(("127.0.0.1", port), _Handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
@@ -348,8 +348,20 @@ class _Service(grpc.GenericRpcHandler):
                 message = json_format.ParseDict(answer, pb.AlignResponse())
                 yield pb.AlignStreamResponse(answer=message).SerializeToString()
 
+        def scores(payloads: Any, context: grpc.ServicerContext) -> Any:
+            for payload in payloads:
+                part = pb.ScoreStreamRequest.FromString(payload)
+                if part.WhichOneof("part") == "open":
+                    opened = pb.ScoreResponse(run="tldr", head=12, branch="main", fingerprint="f")
+                    yield pb.ScoreStreamResponse(opened=opened).SerializeToString()
+                else:
+                    score = pb.Score(id=part.sample.id, reward=0.5)
+                    yield pb.ScoreStreamResponse(score=score).SerializeToString()
+
         if rpc == "AlignStream":
             return grpc.stream_stream_rpc_method_handler(stream)
+        if rpc == "ScoreStream":
+            return grpc.stream_stream_rpc_method_handler(scores)
         if rpc == "GetHeadWeights":
             return grpc.unary_stream_rpc_method_handler(download)
         return grpc.unary_unary_rpc_method_handler(unary)
@@ -397,11 +409,11 @@ def _checked(answer: Any, context: grpc.ServicerContext) -> Any:
 
 
 class GrpcServer:
-    """The current script over gRPC, on a free port of the loopback."""
+    """The current script over gRPC, on a port of the loopback; 0: a free one."""
 
     scheme = "grpc"
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self._pool = ThreadPoolExecutor(4)
         self._service = _Service()
         self._server = grpc.server(
@@ -409,7 +421,7 @@ class GrpcServer:
             [self._service],
             options=[("grpc.max_receive_message_length", 64 << 20)],
         )
-        port = self._server.add_insecure_port("127.0.0.1:0")
+        port = self._server.add_insecure_port(f"127.0.0.1:{port}")
         self._server.start()
         self.url = f"grpc://127.0.0.1:{port}"
 

@@ -198,13 +198,11 @@ def test_urls(url, grpc, secure, target):
 
 
 def test_certificates_are_checked():
-    from r2m_client._http import _options
+    from r2m_client._http import _network
     from r2m_client._tls import Trust
 
-    assert _options(parse_url("https://host"), {}, Trust())["verify"] is True
-    assert (
-        _options(parse_url("http://host"), {}, Trust())["verify"].verify_mode == ssl.CERT_REQUIRED
-    )
+    assert _network(parse_url("https://host"), Trust())["verify"] is True
+    assert _network(parse_url("http://host"), Trust())["verify"].verify_mode == ssl.CERT_REQUIRED
 
 
 @pytest.mark.parametrize("wrong", [{"timeout": 0}, {"timeout": float("nan")}, {"retries": -1}])

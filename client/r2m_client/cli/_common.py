@@ -46,7 +46,7 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
         default=60.0,
         show_default=True,
         metavar="SECONDS",
-        help="For one call, with its repeats.",
+        help="For one call; a server that does not answer is waited for until then.",
     )(command)
     return click.option(
         "--url",

@@ -13,10 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from r2m_client import AsyncClient, Retry
-
-PATIENT = Retry(retries=64, cap=30.0)
-"""A rollout costs more than waiting for its reward does: the call's timeout is what ends it."""
+from r2m_client import AsyncClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +23,7 @@ class Address:
     Attributes:
         url: of the server.
         run: whose live head; None: the frozen reward model.
-        timeout: seconds for one call, with all its repeats.
+        timeout: seconds for one call, with all its retries.
     """
 
     url: str
@@ -50,7 +47,7 @@ class Address:
 
 
 def _open(address: Address) -> AsyncClient:
-    return AsyncClient(address.url, timeout=address.timeout, retries=PATIENT)
+    return AsyncClient(address.url, timeout=address.timeout)
 
 
 class LoopClients:

@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 from r2m_client import Client
 from r2m_client._calls import Call
-from r2m_client.integrations._loops import PATIENT, Address
+from r2m_client.integrations._loops import Address
 from r2m_client.integrations._ranks import ranks_here
 from r2m_client.integrations._rollouts import (
     Record,
@@ -65,7 +65,7 @@ class RewardClient(Client):
 def _rewards_at(address: Address) -> RewardClient:
     if address.url.startswith("grpc"):
         raise ValueError(f"R2M_URL is {address.url}: give the server's http:// address")
-    return RewardClient(address.url, timeout=address.timeout, retries=PATIENT)
+    return RewardClient(address.url, timeout=address.timeout)
 
 
 def reward_func(
@@ -91,9 +91,7 @@ def reward_func(
         body = {"query": list(queries), "prompts": list(prompts), "labels": list(labels)}
         return _rewards_at(address).get_reward(address.run, body)
     except Exception as error:
-        notes: list[str] = getattr(error, "__notes__", [])
-        said = "; ".join([str(error), *notes])
-        raise NoRewardError(f"no reward for {len(queries)} rollouts: {said}") from error
+        raise NoRewardError(f"no reward for {len(queries)} rollouts: {error}") from error
 
 
 def feedback_here() -> RunFeedback:
@@ -109,7 +107,7 @@ def feedback_here() -> RunFeedback:
     run = os.environ.get("R2M_FEEDBACK_RUN") or address.run
     if run is None:
         raise ValueError("which run? Set R2M_FEEDBACK_RUN to one with feedback policy")
-    client = Client(address.url, timeout=address.timeout, retries=PATIENT)
+    client = Client(address.url, timeout=address.timeout)
     return RunFeedback(client, run, ranks_here())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from r2m_client._async_client import AsyncClient
@@ -135,26 +136,46 @@ class AsyncFakeTransport:
         self._wire.closed = True
 
 
-class FakeClient(Client):
-    """`Client` over a fake. Pauses before repeats are not waited for."""
+class SkippingClock:
+    """A clock on which a pause passes at once, so that the timeout bounds retries as ever."""
 
-    _sleep = staticmethod(lambda seconds: None)
+    def __init__(self) -> None:
+        self._skipped = 0.0
+
+    def __call__(self) -> float:
+        """Seconds, monotonic."""
+        return time.monotonic() + self._skipped
+
+    def sleep(self, seconds: float) -> None:
+        """Skip a pause."""
+        self._skipped += seconds
+
+    async def sleep_async(self, seconds: float) -> None:
+        """Skip a pause; other tasks get their turn."""
+        self.sleep(seconds)
+        await asyncio.sleep(0)
+
+
+class FakeClient(Client):
+    """`Client` over a fake. Pauses before retries are not waited for."""
 
     def __init__(
-        self, server: Answering, timeout: float, retries: int | Retry, wire_dtype: WireDtype
+        self, server: Answering, timeout: float, retries: int | Retry | None, wire_dtype: WireDtype
     ) -> None:
         # Not Client's own __init__: it would open a network transport for the URL.
         Settings.__init__(self, URL, timeout, retries, wire_dtype)
+        self._clock = clock = SkippingClock()
+        self._sleep = clock.sleep
         self._transport = FakeTransport(server, self._traffic)
 
 
 class AsyncFakeClient(AsyncClient):
-    """`AsyncClient` over a fake. Pauses before repeats are not waited for."""
-
-    _sleep = staticmethod(lambda seconds: asyncio.sleep(0))
+    """`AsyncClient` over a fake. Pauses before retries are not waited for."""
 
     def __init__(
-        self, server: Answering, timeout: float, retries: int | Retry, wire_dtype: WireDtype
+        self, server: Answering, timeout: float, retries: int | Retry | None, wire_dtype: WireDtype
     ) -> None:
         Settings.__init__(self, URL, timeout, retries, wire_dtype)
+        self._clock = clock = SkippingClock()
+        self._sleep = clock.sleep_async
         self._transport = AsyncFakeTransport(server, self._traffic)

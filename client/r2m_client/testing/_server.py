@@ -170,7 +170,7 @@ class FakeServer:
         self,
         *,
         timeout: float = 60.0,
-        retries: int | Retry = 5,
+        retries: int | Retry | None = None,
         wire_dtype: WireDtype = "bfloat16",
     ) -> Client:
         """A client of this fake; arguments as for `Client`. Its pauses take no time."""
@@ -180,7 +180,7 @@ class FakeServer:
         self,
         *,
         timeout: float = 60.0,
-        retries: int | Retry = 5,
+        retries: int | Retry | None = None,
         wire_dtype: WireDtype = "bfloat16",
     ) -> AsyncClient:
         """The same for asyncio."""

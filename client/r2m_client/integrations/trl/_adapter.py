@@ -19,7 +19,7 @@ from r2m_client.integrations.trl._batches import Batch
 from r2m_client.integrations.trl._kept import KeptCheckpoints
 from r2m_client.integrations.trl._policy import Policy
 from r2m_client.integrations.trl._run import Feedback, Run, Standing
-from r2m_client.integrations.trl._talking import PatientClient, Ranks, TrainingStopped, logger
+from r2m_client.integrations.trl._talking import Ranks, TrainingStopped, logger
 from r2m_client.integrations.trl._texts import as_sample, schemas
 from r2m_client.split import States
 
@@ -69,7 +69,7 @@ class R2M(TrainerCallback):
             raise ValueError(f"feedback {feedback!r} is neither split nor streamed")
         if not 0 <= group_share <= 1:
             raise ValueError(f"group_share is {group_share}, it must be between 0 and 1")
-        self.client = PatientClient(server, patience) if isinstance(server, str) else server
+        self.client = Client(server, timeout=patience) if isinstance(server, str) else server
         self._run = Run(
             client=self.client,
             name=run,

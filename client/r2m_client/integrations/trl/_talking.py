@@ -1,82 +1,23 @@
-"""Talking to the server from a trainer: patiently, and as one however many ranks there are."""
+"""One process of a trainer calls the server for all, however many ranks there are."""
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch.distributed as distributed
 
-from r2m_client._calls import Call
-from r2m_client._client import Client
 from r2m_client._errors import R2MError
-from r2m_client._retry import Attempts, Retry
 from r2m_client.split import Answers, States, torch_ranks
 
 logger = logging.getLogger("r2m_client.integrations.trl")
 
 T = TypeVar("T")
 
-TELL_EVERY = 30.0
-"""Seconds between two words about a server that does not answer."""
-
 
 class TrainingStopped(R2MError):  # noqa: N818 - it says what happened, as _errors.py has it
     """There are no rewards to train on: the server is gone, or refuses what training needs."""
-
-
-class PatientClient(Client):
-    """A client that waits for a server that restarts, and says so.
-
-    Args:
-        url: as of a Client.
-        patience: seconds for a whole call, with its repeats and pauses.
-    """
-
-    def __init__(self, url: str, patience: float) -> None:
-        super().__init__(url, timeout=patience, retries=Retry(10**9, base=0.5, cap=10.0))
-        self._waiting_since: float | None = None
-        self._told = 0.0
-        self._answered = False
-
-    def _attempts(self, *, repeatable: bool) -> Attempts:
-        return _Telling(self._retry, self._timeout, repeatable=repeatable, tell=self._tell)
-
-    def _send(self, call: Call[T]) -> T:
-        self._waiting_since = None
-        answer = super()._send(call)
-        self._answered = True
-        if self._waiting_since is not None:
-            waited = time.monotonic() - self._waiting_since
-            logger.warning("%s answers again after %.0f s; training goes on", self.url, waited)
-        return answer
-
-    def _tell(self, error: R2MError) -> None:
-        now = time.monotonic()
-        if self._waiting_since is None or now - self._told >= TELL_EVERY:
-            self._waiting_since, self._told = self._waiting_since or now, now
-            left = self._waiting_since + self._timeout - now
-            never = "" if self._answered else " (it has never answered: is the URL right?)"
-            logger.warning(
-                "%s gives no answer%s: %s; training waits, for %.0f s at most",
-                self.url,
-                never,
-                error,
-                left,
-            )
-
-
-class _Telling(Attempts):
-    def __init__(self, *args: Any, tell: Callable[[R2MError], None], **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._tell = tell
-
-    def pause_after(self, error: R2MError) -> float:
-        pause = super().pause_after(error)
-        self._tell(error)
-        return pause
 
 
 class Ranks:
@@ -150,8 +91,7 @@ class Ranks:
 def _stopped(error: Exception) -> TrainingStopped:
     if isinstance(error, TrainingStopped):
         return error
-    notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
-    return TrainingStopped(f"no rewards, so training stops: {_words(error)}{notes}")
+    return TrainingStopped(f"no rewards, so training stops: {_words(error)}")
 
 
 def _words(error: Exception) -> str:
