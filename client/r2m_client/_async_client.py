@@ -145,11 +145,16 @@ class AsyncClient(AsyncLabelMethods, Settings):
         return await self._send(_calls.changes(name))
 
     async def evaluate(
-        self, run: str, pairs: Iterable[Pair], *, heads: Iterable[int | str] = ("live",)
+        self,
+        run: str,
+        pairs: Iterable[Pair],
+        *,
+        heads: Iterable[int | str] = ("live",),
+        margins: bool = False,
     ) -> Evaluation:
         """See `Client.evaluate`."""
         return await self._send(
-            _calls.evaluate(run, pairs, heads=heads, wire_dtype=self._wire_dtype)
+            _calls.evaluate(run, pairs, heads=heads, margins=margins, wire_dtype=self._wire_dtype)
         )
 
     async def archive_run(self, name: str) -> RunInfo:

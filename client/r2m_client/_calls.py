@@ -138,7 +138,12 @@ def changes(name: str) -> Call[list[Change]]:
 
 
 def evaluate(
-    run: str, pairs: Iterable[Pair], *, heads: Iterable[int | str], wire_dtype: WireDtype
+    run: str,
+    pairs: Iterable[Pair],
+    *,
+    heads: Iterable[int | str],
+    margins: bool,
+    wire_dtype: WireDtype,
 ) -> Call[Evaluation]:
     """Accuracies of heads on preference pairs."""
     writer = SampleWriter(wire_dtype)
@@ -146,6 +151,8 @@ def evaluate(
         "pairs": writer.pairs(pairs),
         "heads": [_head(head) for head in heads],
     }
+    if margins:
+        body["margins"] = True
     return Call(
         "Evaluate",
         "POST",

@@ -194,7 +194,12 @@ class Client(LabelMethods, ScoreFutures, Settings):
         return self._send(_calls.changes(name))
 
     def evaluate(
-        self, run: str, pairs: Iterable[Pair], *, heads: Iterable[int | str] = ("live",)
+        self,
+        run: str,
+        pairs: Iterable[Pair],
+        *,
+        heads: Iterable[int | str] = ("live",),
+        margins: bool = False,
     ) -> Evaluation:
         """Accuracy of one or more heads on preference pairs, all on the same pairs.
 
@@ -202,11 +207,14 @@ class Client(LabelMethods, ScoreFutures, Settings):
             run: its name.
             pairs: iterated once; with hidden states where the run attends to the policy's.
             heads: numbers or aliases; the others are compared with the first.
+            margins: answer each pair's margin of rewards, too.
 
         Raises:
             NotFound: no such run or head.
         """
-        return self._send(_calls.evaluate(run, pairs, heads=heads, wire_dtype=self._wire_dtype))
+        return self._send(
+            _calls.evaluate(run, pairs, heads=heads, margins=margins, wire_dtype=self._wire_dtype)
+        )
 
     def archive_run(self, name: str) -> RunInfo:
         """Make a run read-only, for good; doing it again is fine, so it is repeated.

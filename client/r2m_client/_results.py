@@ -308,6 +308,8 @@ class Accuracy:
         accuracy: ties count half; low and high: its 95 % Wilson interval.
         better, worse: pairs right where the first head is wrong, and the other way round;
             p_value: exact two-sided sign test on those. None for the first head.
+        margins: where they were asked for: the reward of the chosen sample less that of the
+            rejected one, of each pair that could be judged, in the call's order.
     """
 
     accuracy: float
@@ -319,6 +321,7 @@ class Accuracy:
     better: int | None = None
     worse: int | None = None
     p_value: float | None = None
+    margins: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

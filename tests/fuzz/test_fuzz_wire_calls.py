@@ -70,7 +70,7 @@ CALLS = {
     ),
     "EvaluateRequest": st.builds(
         _calls.evaluate, ids, pairs_of(forms), wire_dtype=st.just("bfloat16"),
-        heads=st.lists(ids | counts, min_size=1, max_size=3),
+        heads=st.lists(ids | counts, min_size=1, max_size=3), margins=st.booleans(),
     ),
     "PutAnchorsRequest": st.builds(
         _label_calls.put_anchors, ids, pairs_of(plain_texts), reason=reasons
@@ -139,7 +139,7 @@ FULL = {
     "RollbackRequest": [_calls.rollback("r", to=1, to_step=1, branch="b", reason="x")],
     "EvaluateRequest": [_calls.evaluate(
         "r", [Pair("p", SAMPLES[0], SAMPLES[1]), Pair("q", SAMPLES[2], SAMPLES[3])],
-        heads=[1], wire_dtype="float32")],
+        heads=[1], margins=True, wire_dtype="float32")],
     "PutAnchorsRequest": [_label_calls.put_anchors(
         "r", [Pair("p", BARE[0], BARE[1]), Pair("q", BARE[2], BARE[3])], reason="x")],
     "AddLabelsRequest": [_label_calls.add_labels(

@@ -292,6 +292,8 @@ def labelled_story(client, run):
     pairs.append(Pair("bad", Sample("a", "p", "r"), Sample("b", "p", "q", states(1))))
     found = client.evaluate(run, pairs, heads=["live", 0, "reference"])
     yield found.pairs, [one.head for one in found.heads], found.errors, found.heads[0].better
+    found = client.evaluate(run, pairs, heads=["live", 0], margins=True)
+    yield [len(one.margins) for one in (*found.heads, found.vanilla)]
     yield client.freeze(run, reason="holiday")
     yield client.freeze(run, reason="still")
     yield client.align(run, step=3, groups=groups(3))

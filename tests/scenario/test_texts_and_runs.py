@@ -234,6 +234,7 @@ def test_evaluate_judges_heads_on_the_same_pairs(raw, run_name):
             pb.EvaluateResponse)  # fmt: skip
     answer, _ = raw(*call, {"heads": ["live"], "pairs": [*pairs, broken]}, run_name)
     assert int(answer["pairs"]) == 8
+    assert not answer["heads"][0].get("margins")
     (head,) = answer["heads"]
     assert head["accuracy"] == int(head.get("correct", 0)) / 8
     assert 0 <= head["low"] <= head["accuracy"] <= head["high"] <= 1

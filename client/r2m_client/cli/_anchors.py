@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from r2m_client.cli._common import connected, json_option, server_options, show_json
-from r2m_client.cli._texts import pairs
+from r2m_client.cli._texts import pairs, show_ignored
 
 if TYPE_CHECKING:
     from r2m_client._label_results import AnchorsInfo
@@ -35,10 +36,13 @@ def put(run: str, file: TextIO, reason: str | None, url: str, timeout: float) ->
 
     A line: {"prompt": "...", "chosen": "...", "rejected": "...", "id"?: "...", "format"?: "chat"
     or "raw"}; or lists of turns, as `r2m evaluate` takes them. The whole set: it replaces the one
-    before.
+    before. Other keys are ignored.
     """
+    ignored = Counter[str]()
     with connected(url, timeout) as client:
-        _show(client.put_anchors(run, pairs(file, {}), reason=reason))
+        found = client.put_anchors(run, pairs(file, ignored), reason=reason)
+    show_ignored(ignored)
+    _show(found)
 
 
 @anchors.command()

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 
-def objects(lines: Iterable[str], keys: tuple[str, ...]) -> Iterator[tuple[int, dict[str, Any]]]:
+def objects(
+    lines: Iterable[str], keys: tuple[str, ...], ignored: Counter[str] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Each line's object with its number; empty lines are left out.
+
+    Args:
+        lines: JSON objects.
+        keys: that a line may have.
+        ignored: counts the lines with a key of another name; None: such a line is refused.
 
     Raises:
         ValueError: a line that is no JSON object, or has a key of another name.
@@ -23,7 +31,9 @@ def objects(lines: Iterable[str], keys: tuple[str, ...]) -> Iterator[tuple[int, 
         if not isinstance(entry, dict):
             raise ValueError(f"line {number} is not a JSON object")
         values = cast("dict[str, Any]", entry)
-        for key in values:
-            if key not in keys:
-                raise ValueError(f"line {number}: {key!r} is not one of {', '.join(keys)}")
+        others = [key for key in values if key not in keys]
+        if ignored is not None:
+            ignored.update(others)
+        elif others:
+            raise ValueError(f"line {number}: {others[0]!r} is not one of {', '.join(keys)}")
         yield number, values

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
+
+import click
 
 from r2m_client._samples import Pair, Sample
 from r2m_client.cli._jsonl import objects
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Iterable, Iterator, Mapping
 
     from r2m.tensors import TensorValue
@@ -67,38 +71,112 @@ def samples(lines: Iterable[str], held: States, *, form: str = "chat") -> Iterat
         yield Sample(name, hidden_states=_held(number, held, name), **rest)
 
 
-def pairs(lines: Iterable[str], held: States) -> Iterator[Pair]:
-    """A pair from each line, whose sides are ID/chosen and ID/rejected.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A row of preferences: completions of one prompt, and which of them are right.
 
-    The sides are responses to the prompt, or lists of turns, which go on where a list of turns as
-    the prompt ends.
+    Attributes:
+        name: its id, else its line's number.
+        line: its number in the file.
+        chosen: the right completions: ID/chosen, or ID/chosen/0, … where they are a list.
+        rejected: the others, named likewise.
+        values: the row's other keys that were asked for.
+    """
+
+    name: str
+    line: int
+    chosen: list[Sample]
+    rejected: list[Sample]
+    values: dict[str, Any]
+
+
+def choices(
+    lines: Iterable[str], held: States, ignored: Counter[str], also: tuple[str, ...] = ()
+) -> Iterator[Choice]:
+    """The preferences of each line.
+
+    A side is a completion, or a list of completions; a completion is a text, or a list of turns,
+    which go on where the prompt ends unless they repeat it.
 
     Args:
         lines: JSON objects.
-        held: hidden states by the sides' names; where there are any, every side has its own.
+        held: hidden states by the completions' names; where there are any, each has its own.
+        ignored: counts the lines with keys that are not looked at.
+        also: other keys to keep.
+
+    Raises:
+        ValueError: a line that states no preference, by its number.
+    """
+    for number, values in objects(lines, (*PAIR_KEYS, *also), ignored):
+        name = _name(values, number)
+        chosen, rejected = (
+            [
+                Sample(label, hidden_states=_held(number, held, label), **text)
+                for label, text in _completions(number, values, side, f"{name}/{side}")
+            ]
+            for side in ("chosen", "rejected")
+        )
+        kept = {key: values[key] for key in also if key in values}
+        yield Choice(name, number, chosen, rejected, kept)
+
+
+def pairs(lines: Iterable[str], ignored: Counter[str]) -> Iterator[Pair]:
+    """A pair without hidden states from each line; arguments as for `choices`.
 
     Raises:
         ValueError: a line that is no pair, by its number.
     """
-    for number, values in objects(lines, PAIR_KEYS):
-        name = _name(values, number)
-        sides: list[Sample] = []
-        for side in ("chosen", "rejected"):
-            one = f"{name}/{side}"
-            if isinstance(values.get(side), list):
-                before = _turns(number, values, "prompt") if "prompt" in values else []
-                text: dict[str, Any] = {
-                    "messages": [*before, *_turns(number, values, side)],
-                    "tools": _tools(number, values),
-                }
-            else:
-                text = {
-                    "prompt": _is(number, values, "prompt", str),
-                    "response": _is(number, values, side, str),
-                    "format": values.get("format", "chat"),
-                }
-            sides.append(Sample(one, hidden_states=_held(number, held, one), **text))
-        yield Pair(name, *sides)
+    for one in choices(lines, {}, ignored):
+        if len(one.chosen) + len(one.rejected) > 2:
+            raise ValueError(f"line {one.line}: a pair has one chosen and one rejected completion")
+        yield Pair(one.name, one.chosen[0], one.rejected[0])
+
+
+def show_ignored(ignored: Counter[str]) -> None:
+    """Print which keys were not looked at, on standard error."""
+    if ignored:
+        keys = ", ".join(f"{key} ({count} rows)" for key, count in ignored.most_common())
+        click.echo(f"ignored keys: {keys}", err=True)
+
+
+def _completions(
+    number: int, values: dict[str, Any], side: str, name: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The names and the texts of a side's completions."""
+    if side not in values:
+        raise ValueError(f"line {number} has no {side!r}")
+    found = values[side]
+    if not isinstance(found, list) or (found and isinstance(found[0], dict)):
+        yield name, _text(number, values, side, found)
+        return
+    several = cast("list[object]", found)
+    if not several:
+        raise ValueError(f"line {number}: {side!r} is an empty list")
+    for place, one in enumerate(several):
+        yield f"{name}/{place}", _text(number, values, side, one)
+
+
+def _text(number: int, values: dict[str, Any], side: str, completion: object) -> dict[str, Any]:
+    prompt, tools = values.get("prompt"), _tools(number, values)
+    if isinstance(completion, str) and not isinstance(prompt, list) and tools is None:
+        return {
+            "prompt": _is(number, values, "prompt", str),
+            "response": completion,
+            "format": values.get("format", "chat"),
+        }
+    if isinstance(prompt, str):
+        before = [{"role": "user", "content": prompt}]
+    else:
+        before = [] if prompt is None else _turns(number, values, "prompt")
+    if isinstance(completion, str):
+        turns = [{"role": "assistant", "content": completion}]
+    elif isinstance(completion, list):
+        turns = _turns(number, {side: completion}, side)
+    else:
+        raise ValueError(f"line {number}: a completion in {side!r} is a string or a list of turns")
+    if before and turns[: len(before)] == before:  # a whole conversation
+        before = []
+    return {"messages": [*before, *turns], "tools": tools}
 
 
 def _name(values: dict[str, Any], number: int) -> str:

@@ -48,15 +48,18 @@ def evaluate(world: World, request: dict[str, Any]) -> dict[str, Any]:
             for head, (chosen, rejected) in found.items():
                 margins[head].append(chosen - rejected)
     first = margins[next(iter(heads))]
-    whole = [
+    judged = [
         _accuracy(margins[head], head, None if place == 0 else first)
-        for place, head in enumerate(heads)
+        for place, head in enumerate([*heads, None])
     ]
+    if request.get("margins"):
+        for head, answer in zip([*heads, None], judged, strict=True):
+            answer["margins"] = margins[head]
     return {
         "run": run.name,
         "pairs": len(first),
-        "heads": whole,
-        "vanilla": _accuracy(margins[None], None, first),
+        "heads": judged[:-1],
+        "vanilla": judged[-1],
         "errors": errors,
     }
 

@@ -2150,7 +2150,10 @@ class EvaluateRequest(google.protobuf.message.Message):
     RUN_FIELD_NUMBER: builtins.int
     HEADS_FIELD_NUMBER: builtins.int
     PAIRS_FIELD_NUMBER: builtins.int
+    MARGINS_FIELD_NUMBER: builtins.int
     run: builtins.str
+    margins: builtins.bool
+    """answer each pair's margin, too"""
     @property
     def heads(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """numbers or aliases; default: live"""
@@ -2163,8 +2166,11 @@ class EvaluateRequest(google.protobuf.message.Message):
         run: builtins.str = ...,
         heads: collections.abc.Iterable[builtins.str] | None = ...,
         pairs: collections.abc.Iterable[global___Pair] | None = ...,
+        margins: builtins.bool | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["heads", b"heads", "pairs", b"pairs", "run", b"run"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_margins", b"_margins", "margins", b"margins"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_margins", b"_margins", "heads", b"heads", "margins", b"margins", "pairs", b"pairs", "run", b"run"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_margins", b"_margins"]) -> typing.Literal["margins"] | None: ...
 
 global___EvaluateRequest = EvaluateRequest
 
@@ -2213,6 +2219,7 @@ class Accuracy(google.protobuf.message.Message):
     BETTER_FIELD_NUMBER: builtins.int
     WORSE_FIELD_NUMBER: builtins.int
     P_VALUE_FIELD_NUMBER: builtins.int
+    MARGINS_FIELD_NUMBER: builtins.int
     head: builtins.int
     """absent: the frozen reward model"""
     accuracy: builtins.float
@@ -2228,6 +2235,10 @@ class Accuracy(google.protobuf.message.Message):
     """and the other way round"""
     p_value: builtins.float
     """exact two-sided sign test on those"""
+    @property
+    def margins(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.float]:
+        """if asked for: reward of chosen less that of rejected, by pair"""
+
     def __init__(
         self,
         *,
@@ -2240,9 +2251,10 @@ class Accuracy(google.protobuf.message.Message):
         better: builtins.int | None = ...,
         worse: builtins.int | None = ...,
         p_value: builtins.float | None = ...,
+        margins: collections.abc.Iterable[builtins.float] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_better", b"_better", "_head", b"_head", "_p_value", b"_p_value", "_worse", b"_worse", "better", b"better", "head", b"head", "p_value", b"p_value", "worse", b"worse"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_better", b"_better", "_head", b"_head", "_p_value", b"_p_value", "_worse", b"_worse", "accuracy", b"accuracy", "better", b"better", "correct", b"correct", "head", b"head", "high", b"high", "low", b"low", "p_value", b"p_value", "ties", b"ties", "worse", b"worse"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_better", b"_better", "_head", b"_head", "_p_value", b"_p_value", "_worse", b"_worse", "accuracy", b"accuracy", "better", b"better", "correct", b"correct", "head", b"head", "high", b"high", "low", b"low", "margins", b"margins", "p_value", b"p_value", "ties", b"ties", "worse", b"worse"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_better", b"_better"]) -> typing.Literal["better"] | None: ...
     @typing.overload

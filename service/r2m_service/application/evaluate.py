@@ -73,14 +73,20 @@ async def evaluate(
     ]
     margins = [[one[i].reward - one[i + 1].reward for i in whole] for one in scored]
     vanilla = [scored[0][i].vanilla_reward - scored[0][i + 1].vanilla_reward for i in whole]
+    with_margins = bool(request.margins)
     return EvaluateAnswer(
         run=name,
         pairs=len(whole),
         heads=[
-            _accuracy(margin, head=head.number, first=margins[0] if place else None)
+            _accuracy(
+                margin,
+                head=head.number,
+                first=margins[0] if place else None,
+                with_margins=with_margins,
+            )
             for place, (head, margin) in enumerate(zip(heads, margins, strict=True))
         ],
-        vanilla=_accuracy(vanilla, head=None, first=margins[0]),
+        vanilla=_accuracy(vanilla, head=None, first=margins[0], with_margins=with_margins),
         errors=[_error(request.pairs, place, problem) for place, problem in problems.items()],
     )
 
@@ -96,7 +102,9 @@ def _whole(item: Item | Problem) -> Item | Problem:
     )
 
 
-def _accuracy(margins: Margins, *, head: int | None, first: Margins | None) -> AccuracyOut:
+def _accuracy(
+    margins: Margins, *, head: int | None, first: Margins | None, with_margins: bool
+) -> AccuracyOut:
     correct = sum(margin > 0 for margin in margins)
     ties = sum(margin == 0 for margin in margins)
     low, high = wilson(correct + ties / 2, len(margins))
@@ -107,6 +115,7 @@ def _accuracy(margins: Margins, *, head: int | None, first: Margins | None) -> A
         high=high,
         correct=correct,
         ties=ties,
+        margins=margins if with_margins else None,
     )
     if first is None:
         return answer

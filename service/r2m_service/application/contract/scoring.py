@@ -265,6 +265,7 @@ class EvaluateRequest(Message):
         default_factory=list[HeadName], max_length=16, description="default: live"
     )
     pairs: list[PairIn] = Field(max_length=MAX_SAMPLES)
+    margins: bool | None = Field(default=None, description="true: answer each pair's margin, too")
 
 
 class AccuracyOut(Answer):
@@ -282,6 +283,10 @@ class AccuracyOut(Answer):
     better: int | None = None
     worse: int | None = None
     p_value: float | None = None
+    margins: list[float] | None = Field(
+        default=None,
+        description="if asked for: the reward of chosen less that of rejected, by judged pair",
+    )
 
 
 class EvaluateAnswer(Answer):
