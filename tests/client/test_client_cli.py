@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from collections import Counter
 from dataclasses import asdict
 from importlib.metadata import EntryPoint
 
@@ -472,12 +473,12 @@ def test_pairs_of_conversations():
         {"chosen": [*before, *good], "rejected": [*before, *bad]},
         {"prompt": "hi", "chosen": "you", "rejected": "no", "format": "raw"},
     ]
-    first, second, third = pairs(map(json.dumps, lines), {})
+    first, second, third = pairs(map(json.dumps, lines), Counter())
     assert [first.id, second.id, third.rejected.id] == ["3", "2", "3/rejected"]
     assert (first.chosen.messages, first.rejected.tools) == ([*before, *good], tools)
     assert (second.rejected.messages, second.rejected.tools) == ([*before, *bad], None)
     assert (third.chosen.prompt, third.rejected.response) == ("hi", "no")
     assert {third.chosen.format, third.rejected.format} == {"raw"}
-    for wrong in ({"prompt": "hi", "chosen": good}, {"chosen": [1]}, {"prompt": "hi", "chosen": 1}):
+    for wrong in ({"chosen": "you"}, {"chosen": [1]}, {"prompt": "hi", "chosen": 1}):
         with pytest.raises(ValueError, match="line 1"):
-            list(pairs([json.dumps({"rejected": bad, **wrong})], {}))
+            list(pairs([json.dumps({"rejected": bad, **wrong})], Counter()))

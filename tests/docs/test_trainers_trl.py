@@ -44,6 +44,7 @@ def example(name, url, policy):
         ("Qwen/Qwen2.5-0.5B-Instruct", str(policy)),
         ("max_steps=20", "max_steps=2, use_cpu=True, bf16=False, report_to=[], disable_tqdm=True"),
         ("max_completion_length=64", "max_completion_length=8"),
+        ("max_new_tokens=64", "max_new_tokens=8"),
     ):
         if shown in code:
             code = code.replace(shown, real)
@@ -62,6 +63,30 @@ def test_the_trl_example(url, policy, tmp_path, monkeypatch):
     shown = {f"r2m/{name}" for name in re.findall(r"`r2m/([a-z_/]+)`", PAGE)}
     shown |= {f"r2m/verdict/{name}" for name in re.findall(r"`…/([a-z]+)`", PAGE)}
     assert {name for name in logged if name.startswith("r2m/")} == shown
+
+
+@pytest.mark.parametrize("conversational", [True, False])
+def test_the_online_dpo_example(url, policy, tmp_path, monkeypatch, conversational):
+    monkeypatch.chdir(tmp_path)
+    asked = [f"What is {n}?" for n in range(8)]
+    rows = [
+        {"prompt": [{"role": "user", "content": one}] if conversational else one} for one in asked
+    ]
+    pathlib.Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rewarded = []
+
+    def score(self, samples, **named):
+        answer = original(self, samples, **named)
+        rewarded.extend(answer.rewards)
+        return answer
+
+    original = Client.score
+    monkeypatch.setattr(Client, "score", score)
+    names = {}
+    exec(example("online-dpo", url, policy), names)
+    assert names["trainer"].state.global_step == 2
+    assert len(rewarded) >= 4
+    assert all(isinstance(one, float) for one in rewarded)
 
 
 def test_the_capture_example(url, policy):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from r2m_client.integrations.trl._texts import as_sample, schemas
+from r2m_client.integrations._texts import as_sample
+from r2m_client.integrations.trl._texts import schemas
 
 USER = {"role": "user", "content": "Hi"}
 ASSISTANT = {"role": "assistant", "content": "there"}

@@ -14,13 +14,14 @@ from transformers.trainer_callback import TrainerCallback
 from r2m_client._client import Client
 from r2m_client._results import AlignResult
 from r2m_client._samples import Sample
+from r2m_client.integrations._texts import as_sample
 from r2m_client.integrations.trl import _batches
 from r2m_client.integrations.trl._batches import Batch
 from r2m_client.integrations.trl._kept import KeptCheckpoints
 from r2m_client.integrations.trl._policy import Policy
 from r2m_client.integrations.trl._run import Feedback, Run, Standing
 from r2m_client.integrations.trl._talking import Ranks, TrainingStopped, logger
-from r2m_client.integrations.trl._texts import as_sample, schemas
+from r2m_client.integrations.trl._texts import schemas
 from r2m_client.split import States
 
 
