@@ -145,11 +145,12 @@ class Attempts:
 
     def _final(self, error: R2MError) -> R2MError:
         """The error of the call, which says how often and how long it was tried."""
-        if self._failures > 1:
-            waited = self._clock() - self._started
-            error.tried = f"{self._failures} tries in {round(waited, 1):g} s"
-            if isinstance(error, DeadlineError) and self._last is not None:
-                error.tried += f"; the last failure: {self._last}"
+        late = isinstance(error, DeadlineError) and self._last is not None
+        if self._failures > 1 or late:
+            tries = "1 try" if self._failures == 1 else f"{self._failures} tries"
+            error.tried = f"{tries} in {round(self._clock() - self._started, 1):g} s"
+        if late:
+            error.tried += f"; the last failure: {self._last}"
         return error
 
     def _report(self, error: R2MError, left: float) -> None:
