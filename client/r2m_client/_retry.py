@@ -34,7 +34,7 @@ REFUSED = frozenset({Code.OVERLOADED, Code.NOT_READY, Code.ALIGN_CONFLICT})
 """Answers that say that nothing was done: a call may be repeated whatever it does."""
 
 REPORT_AFTER = 1.0
-"""Seconds of retries after which the log has a first warning, if as many are left."""
+"""Seconds of retries: before a pause beyond them the log has a warning, if as many are left."""
 
 REPORT_EVERY = 30.0
 """Seconds between two warnings of one call."""
@@ -133,10 +133,11 @@ class Attempts:
         spare = left - asked - min(LAST_ATTEMPT, self._timeout / 10)
         if spare <= 0:
             raise self._final(error)
-        self._report(error, left)
         # Computed with a bounded exponent: a float overflows after a thousand doublings.
         ceiling = min(self._retry.cap, self._retry.base * 2.0 ** min(self._failures - 1, 64))
-        return asked + min(self._draw(0.0, ceiling), spare)
+        pause = asked + min(self._draw(0.0, ceiling), spare)
+        self._report(error, pause, left)
+        return pause
 
     def answered(self) -> None:
         """The call has its answer; the log says so where it had said that the call waits."""
@@ -145,7 +146,7 @@ class Attempts:
 
     def _final(self, error: R2MError) -> R2MError:
         """The error of the call, which says how often and how long it was tried."""
-        late = isinstance(error, DeadlineError) and self._last is not None
+        late = isinstance(error, DeadlineError) and self._last not in (None, error)
         if self._failures > 1 or late:
             tries = "1 try" if self._failures == 1 else f"{self._failures} tries"
             error.tried = f"{tries} in {round(self._clock() - self._started, 1):g} s"
@@ -153,8 +154,8 @@ class Attempts:
             error.tried += f"; the last failure: {self._last}"
         return error
 
-    def _report(self, error: R2MError, left: float) -> None:
-        if self._clock() < self._report_at or left < REPORT_AFTER:
+    def _report(self, error: R2MError, pause: float, left: float) -> None:
+        if self._clock() + pause < self._report_at or left < REPORT_AFTER:
             return
         self._report_at = self._clock() + REPORT_EVERY
         self._reported = True

@@ -136,7 +136,7 @@ def test_the_log_says_that_a_call_waits(http_server, script, caplog):
     script.steps += [Refuse(Problem(Code.OVERLOADED, "full"), retry_after=1.0)] * 2
     assert runs(http_server.url, timeout=10) == "tldr"
     first, last = (record.getMessage() for record in caplog.records)
-    assert re.fullmatch(r"overloaded: full \(retrying for \d s at most\)", first)
+    assert re.fullmatch(r"overloaded: full \(retrying for \d+ s at most\)", first)
     assert last.startswith("an answer came after ")
 
 

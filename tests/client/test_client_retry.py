@@ -390,7 +390,7 @@ def test_the_servers_own_deadline_is_repeated(server, script, open_caller, is_as
     script.steps += [Refuse(Problem(Code.DEADLINE_EXCEEDED, "late"))]
     assert caller("runs")
     script.steps += [Refuse(Problem(Code.DEADLINE_EXCEEDED, "late"))] * 6
-    with pytest.raises(ServerDeadline):
+    with pytest.raises(ServerDeadline, match=r"late \(6 tries in [\d.]+ s\)$"):
         caller("runs")
 
 

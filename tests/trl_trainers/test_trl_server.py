@@ -42,7 +42,7 @@ def test_training_waits_for_a_server_that_is_killed_and_started_again(
 
         def restart():
             first.kill()
-            starting = threading.Timer(0.7, lambda: again.append(servers.start(state, *places)))
+            starting = threading.Timer(1.5, lambda: again.append(servers.start(state, *places)))
             starting.start()
 
         with R2M(first.http, run, method=METHOD) as r2m:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import os
@@ -140,6 +141,7 @@ def _client(url: str, timeout: float) -> Client:
     key = (os.getpid(), url, timeout)
     if key not in _clients:
         _clients[key] = Client(url, timeout=timeout)
+        atexit.register(_clients[key].close)
     return _clients[key]
 
 
