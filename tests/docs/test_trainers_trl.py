@@ -60,8 +60,9 @@ def test_the_trl_example(url, policy, tmp_path, monkeypatch):
     with Client(url) as client:
         assert client.run("tldr").step == 2
     logged = {name for line in names["trainer"].state.log_history for name in line}
-    shown = {f"r2m/{name}" for name in re.findall(r"`r2m/([a-z_/]+)`", PAGE)}
-    shown |= {f"r2m/verdict/{name}" for name in re.findall(r"`…/([a-z]+)`", PAGE)}
+    page = PAGE.partition("\n## TRL\n")[2].partition("\n## ")[0]
+    shown = {f"r2m/{name}" for name in re.findall(r"`r2m/([a-z_/]+)`", page)}
+    shown |= {f"r2m/verdict/{name}" for name in re.findall(r"`…/([a-z]+)`", page)}
     assert {name for name in logged if name.startswith("r2m/")} == shown
 
 
