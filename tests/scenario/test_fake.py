@@ -169,7 +169,9 @@ WRONG = {
     "anchors' ids": lambda c, run: c.put_anchors(run, [gold(), gold()]),
     "anchor's id": lambda c, run: c.put_anchors(run, [gold("")]),
     "equal sides": lambda c, run: c.put_anchors(run, [gold(worse="yes")]),
-    "an empty side": lambda c, run: c.put_anchors(run, [gold(worse="")]),
+    "an empty prompt": lambda c, run: c.put_anchors(
+        run, [Pair("p", Sample("a", "", "r"), Sample("b", "", "q"))]
+    ),
     "a side's id": lambda c, run: c.put_anchors(
         run, [Pair("p", Sample("", "p", "r"), Sample("b", "p", "q"))]
     ),
