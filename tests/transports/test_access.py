@@ -25,7 +25,7 @@ from r2m_service.transports.limits import ByteBudget, RequestLimit
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 METHODS = pb.DESCRIPTOR.services_by_name["RewardModelService"].methods_by_name
-GIVEN = {"run": "theirs", "head": "0", "alias": "mine", "ticket": "t"}
+GIVEN = {"run": "theirs", "head": "0", "alias": "mine", "ticket": "t", "rollout": "7-2"}
 
 
 class Ring:
@@ -96,7 +96,7 @@ def test_every_route_and_every_method_has_a_scope():
     # Free is what probes ask, and nothing else.
     free = {name for one in OPERATIONS if one.scope is None for name in (*one.grpc, *one.http)}
     assert free == {
-        "livez", "readyz", "index", "file",
+        "livez", "readyz", "health", "health_of_run", "index", "file",
         "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch",
     }  # fmt: skip
 

@@ -42,9 +42,23 @@ class Rewards:
     omega: float | None
 
 
-def raw(prompt: str, response: str) -> SampleIn:
-    """A text, joined as it is; an empty prompt: nobody knows where its response starts."""
-    return SampleIn(id=_UNNAMED, prompt=prompt, response=response, format="raw")
+def raw(prompt: str, response: str, *, special: bool | None = None) -> SampleIn:
+    """A text, joined as it is; an empty prompt: where the response starts is unknown.
+
+    Args:
+        special: `special_tokens` of the sample.
+    """
+    return SampleIn(
+        id=_UNNAMED, prompt=prompt, response=response, format="raw", special_tokens=special
+    )
+
+
+def decoded(prompt: str, response: str) -> SampleIn:
+    """A text that was decoded from tokens, as trainers' own servers read it.
+
+    It brings its special tokens, so none are added; what is too long is cut on the right.
+    """
+    return raw(prompt, response, special=False).model_copy(update={"truncation": "right"})
 
 
 def of_ids(ids: Sequence[int]) -> SampleIn:
