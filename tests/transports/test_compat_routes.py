@@ -90,7 +90,11 @@ async def test_openrlhf_gets_numbers_in_order():
         assert answer == {
             "rewards": [n + 0.1 for n in lengths],
             "scores": [n + 0.1 for n in lengths],
-            "extra_logs": {"vanilla_reward": [-1.5] * 4, "tokens": lengths},
+            "extra_logs": {
+                "vanilla_reward": [-1.5] * 4,
+                "tokens": lengths,
+                "truncated": [0.0] * 4,
+            },
         }
         first, second, third, odd = sent(wires.application)
         assert (first.prompt, first.response, first.format) == ("p1 ", "x", "raw")

@@ -82,6 +82,7 @@ def openrlhf_answer(request: GetRewardRequest, rewards: Rewards, model: Name) ->
     if rewards.each:
         logs["vanilla_reward"] = [one.vanilla_reward for one in rewards.each]
         logs["tokens"] = [one.tokens for one in rewards.each]
+        logs["truncated"] = [one.truncated for one in rewards.each]
         for name, value in (("head", rewards.head), ("omega", rewards.omega)):
             if value is not None:
                 logs[name] = [value] * len(numbers)

@@ -65,13 +65,16 @@ class GetRewardAnswer(BaseModel):
     """One number a query, in their order, in each list."""
 
     model_config = _config(
-        rewards=[0.731], scores=[0.731], extra_logs={"vanilla_reward": [0.731], "tokens": [24.0]}
+        rewards=[0.731],
+        scores=[0.731],
+        extra_logs={"vanilla_reward": [0.731], "tokens": [24.0], "truncated": [0.0]},
     )
 
     rewards: list[float]
     scores: list[float]
     extra_logs: dict[str, list[float]] = Field(
-        description="vanilla_reward and tokens; of a run head and omega, too"
+        description="vanilla_reward, tokens, and truncated, the tokens that were cut off; of a run "
+        "head and omega, too"
     )
 
 

@@ -22,11 +22,17 @@ _UNNAMED = "-"
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """One text's."""
+    """One text's.
+
+    Attributes:
+        tokens: that the reward model read.
+        truncated: tokens that were cut off.
+    """
 
     reward: float
     vanilla_reward: float
     tokens: int
+    truncated: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,7 @@ async def rewards_of(
             raise _told(Code(score.error.code), score.error.message, run, place(number))
         assert score.reward is not None, "a score has a reward or an error"
         vanilla = score.reward if score.vanilla_reward is None else score.vanilla_reward
-        each.append(Reward(score.reward, vanilla, score.tokens or 0))
+        each.append(Reward(score.reward, vanilla, score.tokens or 0, score.truncated or 0))
     return Rewards(each, answer.head, answer.omega)
 
 
