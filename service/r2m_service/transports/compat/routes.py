@@ -154,6 +154,7 @@ def compat(
         responses={200: {"description": "It does."}},
         codes=(Code.NOT_READY,),
         codes_of_run=(),
+        kind=Response,
     )
     return routes
 
@@ -226,6 +227,7 @@ def _add(
     method: str = "POST",
     codes: tuple[Code, ...] = (),
     codes_of_run: tuple[Code, ...] = _OF_RUN,
+    kind: type[Response] = JSONResponse,
     **documented: Any,
 ) -> None:
     """One endpoint at its paths.
@@ -234,6 +236,7 @@ def _add(
         configured: the run at the root.
         codes: errors, wherever it is.
         codes_of_run: further ones where it answers for a run.
+        kind: of a success; a plain Response has no body.
     """
 
     async def at_root(request: Request) -> Response:
@@ -254,7 +257,9 @@ def _add(
         served.append((f"{OF_ROLLOUT}{path}", of_rollout, f"{name}_of_rollout", at_root_codes))
     for where, handler, called, also in served:
         extra = operation(codes=(*codes, *also), status_of=status_of, **documented)
-        routes.add_api_route(where, handler, methods=[method], name=called, **extra)
+        routes.add_api_route(
+            where, handler, methods=[method], name=called, response_class=kind, **extra
+        )
 
 
 def _plain(value: object) -> object:
