@@ -301,6 +301,11 @@ async def test_trainers_routes_at_the_root_are_those_of_the_run_behind_them(run)
         body = {"query": ["text"], "prompts": ["p"]}
         found = await wires.http.post("/get_reward", json=body, headers=bearer("bound"))
         assert (found.status_code == 403) == (run == "b")
+        # Also with a rollout's name before the path, and a slash behind it.
+        for path in ("/ng-rollout/7-2/seed_session", "/seed_session/"):
+            found = await wires.http.post(path, json={}, headers=bearer("bound"))
+            assert (found.status_code == 403) == (run == "b")
+            assert (await wires.http.post(path, json={})).status_code == 401
 
 
 async def test_who_trains_may_not_move_what_it_is_measured_against():
