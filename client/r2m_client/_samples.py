@@ -43,6 +43,10 @@ class Sample:
         tools: function schemas for the chat template.
         token_ids: instead of a text: ids of the reward model's own tokenizer.
         finish_reason: why generation ended; comes back with the reward.
+        special_tokens: of format "raw". False: the text brings its own special tokens, and none
+            are added; None: the tokenizer's own are, but for a BOS that the text begins with.
+        truncation: of format "raw": "left" or "right", the side that is cut of a text that is too
+            long; None: that is an error, unless the run has a truncation.
     """
 
     id: str
@@ -59,6 +63,8 @@ class Sample:
     tools: Sequence[Mapping[str, Any]] | None = None
     token_ids: Sequence[int] | None = None
     finish_reason: str | None = None
+    special_tokens: bool | None = None
+    truncation: Literal["left", "right"] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -264,7 +270,7 @@ class SampleWriter:
 
 def _text(sample: Sample) -> dict[str, object]:
     body: dict[str, object] = {}
-    for name in ("prompt", "response"):
+    for name in ("prompt", "response", "special_tokens", "truncation"):
         if getattr(sample, name) is not None:
             body[name] = getattr(sample, name)
     if sample.messages is not None:

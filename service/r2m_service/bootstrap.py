@@ -36,6 +36,7 @@ from r2m_service.telemetry.exposition import Bound, Exposition, Limits
 from r2m_service.telemetry.hearing import Hearing
 from r2m_service.transports.access import Gate
 from r2m_service.transports.buffers import BufferPool, aligned
+from r2m_service.transports.compat.queries import Queries
 from r2m_service.transports.grpc.health import Health
 from r2m_service.transports.grpc.server import build_grpc
 from r2m_service.transports.http.app import build_app
@@ -95,6 +96,7 @@ class Parts:
     unlock: Callable[[], None]
     collected: CollectorRegistry
     metrics: Hearing
+    queries: Queries
     journal: ArrowJournal | None = None
     traces: OtlpTracing | None = None
     draining: bool = False
@@ -198,8 +200,21 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
         watched_runs=settings.metrics_runs,
         texts=settings.texts,
     )
+    tokenizer = loaded.text.tokenizer
+    queries = Queries(
+        settings.get_reward_text, eos=tokenizer.eos_token or "", pad=tokenizer.pad_token or ""
+    )
     parts = Parts(
-        application, engine, registry, retention, unlock, collected, metrics, journal, traces
+        application,
+        engine,
+        registry,
+        retention,
+        unlock,
+        collected,
+        metrics,
+        queries,
+        journal,
+        traces,
     )
     return parts
 
@@ -397,6 +412,7 @@ async def _serve(
             requests=requests,
             buffers=buffers,
             compat_run=settings.compat_run,
+            queries=parts.queries,
             gate=gate,
             probes=settings.ops is None,
             metrics=parts.metrics,

@@ -402,6 +402,11 @@ def test_samples_without_a_reward(r2m, script):
         ('{"messages": [], "tools": "f"}', "line 1 has no list 'tools'"),
         ('{"token_ids": 7}', "line 1 has no list 'token_ids'"),
         ('{"token_ids": [1, true]}', "line 1: 'token_ids' are whole numbers"),
+        (
+            '{"prompt": "p", "response": "r", "special_tokens": 0}',
+            "line 1 has no boolean 'special_tokens'",
+        ),
+        ('{"prompt": "p", "response": "r", "truncation": 1}', "line 1 has no string 'truncation'"),
     ],
 )
 def test_lines_that_are_no_samples(r2m, script, line, words):
@@ -423,7 +428,7 @@ def test_every_form_of_text(r2m, script):
     lines = [
         {"id": 17, "messages": turns, "tools": [{"name": "f"}], "finish_reason": "stop"},
         {"id": "ids", "token_ids": [1, 2], "group": "g"},
-        {"prompt": "p", "response": "r"},
+        {"prompt": "p", "response": "r", "special_tokens": False, "truncation": "left"},
     ]
     result = r2m("score", "--raw", input="\n".join(map(json.dumps, lines)))
     assert result.exit_code == 0, result.stderr
@@ -431,7 +436,8 @@ def test_every_form_of_text(r2m, script):
         {"id": "17", "format": "chat", "finish_reason": "stop", "messages": turns,
          "tools": '[{"name": "f"}]'},
         {"id": "ids", "format": "chat", "token_ids": [1, 2], "group": "g"},
-        {"id": "3", "format": "raw", "prompt": "p", "response": "r"},
+        {"id": "3", "format": "raw", "prompt": "p", "response": "r", "special_tokens": False,
+         "truncation": "left"},
     ]  # fmt: skip
 
 

@@ -184,6 +184,9 @@ def test_a_raw_text_that_brings_its_bos_has_one():
     assert plain.count(bos) == 1
     assert text.pair("<s>He", "llo.", raw=True).ids == plain
     assert text.pair("<s><s>", "Hello.", raw=True).ids.count(bos) == 2  # only what is added again
+    for written in ("Hello.", "<s>Hello.", "Hello.</s>"):
+        bare = text.pair("", written, raw=True, special=False).ids
+        assert bare == tuple(adds(written, add_special_tokens=False)["input_ids"])
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,11 @@ TEXTS = [
     {"response": "r"},
     {"prompt": "p"},
     {"response": "r", "format": "raw"},
+    {"response": "r", "format": "raw", "special_tokens": False, "truncation": "left"},
+    {"prompt": "p", "response": "r", "special_tokens": False},
+    {"prompt": "p", "response": "r", "truncation": "right"},
+    {"token_ids": [1], "special_tokens": True},
+    {"messages": [TURN, ANSWER], "truncation": "left"},
 ]
 
 

@@ -10,6 +10,8 @@ from support.rollouts import WIDTH_P, groups, samples
 
 from r2m.v1 import r2m_pb2 as pb
 from r2m_client import Client
+from r2m_service.application.contract import AlignRequest, SampleIn
+from r2m_service.application.samples import content_hash, text_hash
 
 SERVICE = "/r2m.v1.RewardModelService/"
 METHOD = {"width": 16, "learning_rate": 3e-4}
@@ -243,3 +245,48 @@ def test_evaluate_judges_heads_on_the_same_pairs(raw, run_name):
     assert int(answer["vanilla"].get("better", 0)) == int(answer["vanilla"].get("worse", 0)) == 0
     (error,) = answer["errors"]
     assert (error["id"], error["group"], error["error"]["code"]) == ("x", "broken", "text_empty")
+
+
+def test_a_raw_sample_may_say_which_side_is_cut(raw, backbone):
+    words = "the sea is wide and blue " * 40
+    ids = backbone.text.tokenizer(words)["input_ids"]
+    most = backbone.text.max_length
+    one = {"prompt": "", "response": words, "format": "raw"}
+    answer, _ = raw.score(
+        None,
+        {
+            "samples": [
+                {**one, "id": "refused"},
+                {**one, "id": "right", "truncation": "right"},
+                {"id": "first", "token_ids": ids[:most]},
+                {**one, "id": "left", "truncation": "left"},
+                {"id": "last", "token_ids": ids[-most:]},
+                {"id": "ids", "token_ids": ids, "truncation": "right"},
+                {"id": "chat", "prompt": "Hi", "response": words, "truncation": "right"},
+            ]
+        },
+    )
+    found = {one["id"]: one for one in answer["scores"]}
+    assert found["refused"]["error"]["code"] == "text_too_long"
+    assert found["right"]["reward"] == pytest.approx(found["first"]["reward"], abs=1e-5)
+    assert found["left"]["reward"] == pytest.approx(found["last"]["reward"], abs=1e-5)
+    assert int(found["right"]["truncated"]) == len(ids) - most
+    for name in ("ids", "chat"):
+        error = found[name]["error"]
+        assert (error["code"], error["field"]) == ("text_invalid", "truncation")
+
+
+def test_what_a_raw_text_is_read_with_is_part_of_it_where_it_is_given():
+    def hashes(**more):
+        sample = SampleIn(id="a", prompt="p", response="r", format="raw", **more)
+        group = {"id": "g", "samples": [sample]}
+        return text_hash(sample), content_hash(AlignRequest.model_validate(
+            {"step": 1, "groups": [group]}
+        ))  # fmt: skip
+
+    plain = hashes()
+    # As computed before these fields were there: labels and aligns of then stay what they were.
+    assert [one[:16] for one in plain] == ["2f13a8b7fcfbef60", "cb02f5972247d406"]
+    others = [hashes(special_tokens=False), hashes(special_tokens=True), hashes(truncation="right")]
+    for at in (0, 1):
+        assert len({plain[at], *(one[at] for one in others)}) == 4

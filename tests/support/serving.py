@@ -56,6 +56,7 @@ def running(model, state, *, backbone=None, over_grpc=None, gate=None, **changes
                     parts.application,
                     max_body_bytes=settings.max_body_bytes,
                     compat_run=settings.compat_run,
+                    queries=parts.queries,
                     metrics=parts.metrics,
                     scrape=parts.exposition(**limits).scrape,
                     tracing=parts.tracing,

@@ -25,7 +25,7 @@ from r2m_service.transports.limits import ByteBudget, RequestLimit
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 METHODS = pb.DESCRIPTOR.services_by_name["RewardModelService"].methods_by_name
-GIVEN = {"run": "theirs", "head": "0", "alias": "mine", "ticket": "t"}
+GIVEN = {"run": "theirs", "head": "0", "alias": "mine", "ticket": "t", "rollout": "7-2"}
 
 
 class Ring:
@@ -96,7 +96,7 @@ def test_every_route_and_every_method_has_a_scope():
     # Free is what probes ask, and nothing else.
     free = {name for one in OPERATIONS if one.scope is None for name in (*one.grpc, *one.http)}
     assert free == {
-        "livez", "readyz", "index", "file",
+        "livez", "readyz", "health", "health_of_run", "index", "file",
         "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch",
     }  # fmt: skip
 
@@ -301,6 +301,11 @@ async def test_trainers_routes_at_the_root_are_those_of_the_run_behind_them(run)
         body = {"query": ["text"], "prompts": ["p"]}
         found = await wires.http.post("/get_reward", json=body, headers=bearer("bound"))
         assert (found.status_code == 403) == (run == "b")
+        # Also with a rollout's name before the path, and a slash behind it.
+        for path in ("/ng-rollout/7-2/seed_session", "/seed_session/"):
+            found = await wires.http.post(path, json={}, headers=bearer("bound"))
+            assert (found.status_code == 403) == (run == "b")
+            assert (await wires.http.post(path, json={})).status_code == 401
 
 
 async def test_who_trains_may_not_move_what_it_is_measured_against():

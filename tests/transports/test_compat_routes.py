@@ -7,9 +7,11 @@ import base64
 import contextlib
 import json
 import struct
+from functools import partial
 from types import SimpleNamespace
 
 import httpx
+import numpy as np
 import pytest
 from transport_fakes import FakeApplication
 from transport_wires import http_failure
@@ -17,7 +19,7 @@ from transport_wires import http_failure
 from r2m.errors import TABLE, Code, Problem
 from r2m_service.application import contract
 from r2m_service.application.parsing import parse
-from r2m_service.transports.compat.messages import example_of
+from r2m_service.transports.compat.messages import EngineOptions, example_of
 from r2m_service.transports.compat.routes import MESSAGES, status_of
 from r2m_service.transports.http.app import build_app
 from r2m_service.transports.http.body import SMALL_BYTES
@@ -26,6 +28,7 @@ from r2m_service.transports.limits import ByteBudget, RequestLimit
 ASKED = {"input": [{"role": "user", "content": "Hi"}]}
 SAID = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Yo."}]}
 BODIES = {
+    "/v1/score/evaluation": {"model": "model", "messages": ["a b"]},
     "/get_reward": {"query": ["a b"], "prompts": ["a "], "labels": [None]},
     "/slime": {"prompt": "a ", "response": "b", "label": None},
     "/classify": {"model": "m", "input": "a b", "use_activation": False},
@@ -87,7 +90,11 @@ async def test_openrlhf_gets_numbers_in_order():
         assert answer == {
             "rewards": [n + 0.1 for n in lengths],
             "scores": [n + 0.1 for n in lengths],
-            "extra_logs": {"vanilla_reward": [-1.5] * 4, "tokens": lengths},
+            "extra_logs": {
+                "vanilla_reward": [-1.5] * 4,
+                "tokens": lengths,
+                "truncated": [0.0] * 4,
+            },
         }
         first, second, third, odd = sent(wires.application)
         assert (first.prompt, first.response, first.format) == ("p1 ", "x", "raw")
@@ -107,9 +114,14 @@ async def test_one_text_has_one_name_and_is_scored_once():
         assert answer["rewards"] == [3.1, 3.1, 3.1]
         once = sent(wires.application)
         assert [one.response for one in once] == ["x", "y"]
-        await wires.http.post("/runs/r/slime", json={"prompt": "p ", "response": "x"})
+        await wires.http.post("/runs/r/get_reward", json={"query": ["p x"], "prompts": ["p "]})
         (again,) = sent(wires.application)
         assert (again.id, again.group) == (once[0].id, once[0].group)
+        # With the special tokens that the tokenizer adds it is another text of the same prompt.
+        await wires.http.post("/runs/r/slime", json={"prompt": "p ", "response": "x"})
+        (other,) = sent(wires.application)
+        assert other.group == again.group
+        assert other.id != again.id
 
 
 @pytest.mark.parametrize("body", [{"query": []}, {"query": [], "prompts": [], "labels": []}])
@@ -208,6 +220,79 @@ async def test_nemo_gym_gets_back_what_it_sent_and_the_reward():
             ("assistant", "Yo."),
         ]
         assert (await wires.http.post("/seed_session", json={"any": "thing"})).json() == {}
+
+
+async def test_nemo_gym_s_calls_come_with_the_rollout_in_front_when_it_watches():
+    """With observability_enabled its client writes /ng-rollout/ID before the path."""
+    async with serving(Scores(), compat_run="mine") as wires:
+        for rollout in ("", "/ng-rollout/7-2", "/ng-rollout/a.b_c-a1"):
+            body = {**BODIES["/verify"], "_ng_task_index": 7, "_ng_rollout_index": 2}
+            answer = (await wires.http.post(f"{rollout}/verify", json=body)).json()
+            assert answer == {**body, "reward": 0.1}
+            assert wires.application.calls[-1][:2] == ("score", "mine")
+            seeded = await wires.http.post(f"{rollout}/seed_session", json=body)
+            assert (seeded.status_code, seeded.json()) == (200, {})
+        assert (await wires.http.get("/reverify_mode")).json() == "stateless"
+
+
+async def test_nemo_gym_gets_the_statistics_that_its_own_servers_compute():
+    rows = [
+        {"_ng_task_index": task, "_ng_rollout_index": n, "reward": reward, "response": {}}
+        for task, rewards in ((3, [0.5]), (1, [0.25, 0.75, 2.0]))
+        for n, reward in enumerate(rewards)
+    ]
+    async with serving() as wires:
+        got = await wires.http.post("/aggregate_metrics", json={"verify_responses": rows})
+        empty = await wires.http.post("/aggregate_metrics", json={"verify_responses": []})
+        odd = await wires.http.post("/aggregate_metrics", json={"verify_responses": [{"a": 1}]})
+        huge = await wires.http.post(
+            "/aggregate_metrics", content=b'{"verify_responses": [{"reward": 1e999}]}'
+        )
+    answer = got.json()
+
+    def statistics(name, rewards):
+        function = {"std": partial(np.std, ddof=1)}.get(name) or getattr(np, name)
+        return pytest.approx(function(rewards))
+
+    names = ("mean", "max", "min", "median")
+    for name in (*names, "std"):
+        found = answer["agent_metrics"][f"{name}/reward"]
+        assert found == statistics(name, [0.25, 0.5, 0.75, 2.0])
+    assert answer["key_metrics"] == {"mean/reward": answer["agent_metrics"]["mean/reward"]}
+    several, single = answer["group_level_metrics"]
+    assert (several["_ng_task_index"], single["_ng_task_index"]) == (1, 3)
+    for name in names:
+        assert several[f"{name}/reward"] == statistics(name, [0.25, 0.75, 2.0])
+        assert single[f"{name}/reward"] == 0.5
+    assert "std/reward" not in single
+    assert empty.json() == {"group_level_metrics": [], "agent_metrics": {}, "key_metrics": {}}
+    for refused, field in ((odd, "verify_responses[0].reward"), (huge, "verify_responses[0]")):
+        failure = http_failure(refused)
+        assert failure.code == "invalid_request"
+        assert failure.field is None or failure.field.startswith(field)
+
+
+async def test_llama_factory_gets_scores_or_what_it_cannot_take_for_some():
+    def get_rewards_from_server(answer):  # reads the body, whatever its status
+        return json.loads(answer.text)["scores"]
+
+    async with serving(Scores({"p no": error_of(Code.TEXT_TOO_LONG)})) as wires:
+
+        async def asked(path, messages):
+            payload = {"model": "model", "messages": messages}
+            return await wires.http.post(path, json=payload)
+
+        for path in ("/v1/score/evaluation", "/runs/mine/v1/score/evaluation"):
+            answer = await asked(path, ["ab", "c", "ab"])
+            assert get_rewards_from_server(answer) == [2.1, 1.1, 2.1]
+            assert answer.json()["object"] == "score.evaluation"
+            assert {one.special_tokens for one in sent(wires.application)} == {False}
+        assert get_rewards_from_server(await asked("/v1/score/evaluation", [])) == []
+        for answer in (await asked("/v1/score/evaluation", ["ab", "p no"]),
+                       await asked("/v1/score/evaluation", [1])):  # fmt: skip
+            with pytest.raises(KeyError, match="scores"):
+                get_rewards_from_server(answer)
+        assert http_failure(answer).field == "messages[0]"
 
 
 async def test_nemo_gym_s_tools_are_turns():
@@ -419,3 +504,132 @@ async def test_callers_at_once_are_scored_at_once():
 @pytest.mark.parametrize("model", MESSAGES, ids=lambda one: one.__name__)
 def test_examples_are_valid_requests(model):
     assert parse(model, example_of(model))
+
+
+OPTIONS = {
+    "use_activation": (False, True),
+    "activation": (False, True),
+    "softmax": (False, True),
+    "normalize": (False, True),
+    "dimensions": (1, 64),
+    "padding": ("do_not_pad", "max_length"),
+    "add_generation_prompt": (False, True),
+    "continue_final_message": (False, True),
+    "chat_template": (None, "{{ messages }}"),
+    "chat_template_kwargs": ({}, {"enable_thinking": False}),
+    "embed_dtype": ("float32", "bfloat16"),
+    "endianness": ("little", "big"),
+    "lora_path": (None, "adapter"),
+    "embed_overrides": (None, [[[0.5]]]),
+    "input_ids": (None, [1, 2]),
+    "input_embeds": (None, [[0.5]]),
+    "image_data": (None, "data:image/png;base64,"),
+    "audio_data": (None, "a.wav"),
+    "video_data": (None, "a.mp4"),
+}
+
+
+@pytest.mark.parametrize("path", ["/classify", "/v1/embeddings"])
+@pytest.mark.parametrize("name", OPTIONS)
+async def test_an_option_that_is_not_heeded_is_refused_with_what_to_send(path, name):
+    as_here, otherwise = OPTIONS[name]
+    async with serving(Scores()) as wires:
+        for value in (None, as_here):
+            answer = await wires.http.post(path, json={"input": "ab", name: value})
+            assert answer.is_success, answer.text
+        refused = http_failure(await wires.http.post(path, json={"input": "ab", name: otherwise}))
+    assert (refused.code, refused.field, refused.status) == ("invalid_request", name, 400)
+    assert "leave it out" in refused.message
+    assert ("or send" in refused.message) == (as_here is not None)
+
+
+def test_every_option_is_tried():
+    assert set(OPTIONS) | {"truncate_prompt_tokens"} == set(EngineOptions.model_fields)
+
+
+@pytest.mark.parametrize("path", ["/classify", "/v1/embeddings"])
+async def test_what_cannot_change_a_reward_passes(path):
+    more = {
+        "user": "u", "priority": 3, "rid": "r", "request_id": "r", "cache_salt": "s",
+        "return_token_ids": True, "of_a_later_version": {},
+    }  # fmt: skip
+    async with serving(Scores()) as wires:
+        assert (await wires.http.post(path, json={"input": "ab", **more})).is_success
+
+
+@pytest.mark.parametrize("path", ["/classify", "/v1/embeddings"])
+async def test_special_tokens_are_added_as_asked(path):
+    async with serving(Scores()) as wires:
+        for given, special in ((None, None), (True, None), (False, False)):
+            body = {"input": ["ab", "c"], "add_special_tokens": given}
+            assert (await wires.http.post(path, json=body)).is_success
+            assert {one.special_tokens for one in sent(wires.application)} == {special}
+        ids = {"input": [[5, 6], [7]], "add_special_tokens": False}  # they are taken as they are
+        assert (await wires.http.post(path, json=ids)).is_success
+        assert {one.special_tokens for one in sent(wires.application)} == {None}
+
+
+@pytest.mark.parametrize("path", ["/classify", "/v1/embeddings"])
+async def test_messages_go_through_the_chat_template(path):
+    parts = [{"type": "text", "text": "Hi, "}, {"type": "text", "text": "you."}]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "Yo."}]
+    async with serving(Scores()) as wires:
+        assert (await wires.http.post(path, json={"messages": turns})).is_success
+        (one,) = sent(wires.application)
+        assert [turn.content for turn in one.messages] == ["Hi, you.", "Yo."]
+        assert (one.prompt, one.format, one.special_tokens) == (None, "chat", None)
+        image = [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, turns[1]]
+        for body, field in (
+            ({"messages": turns, "input": "ab"}, "input"),
+            ({}, "input"),
+            ({"messages": turns, "add_special_tokens": True}, "add_special_tokens"),
+            ({"messages": image}, "messages[0].content[0]"),
+            ({"messages": ["Hi"]}, "messages[0]"),
+            ({"messages": [{"role": "user", "contents": "Hi"}]}, "messages[0].contents"),
+        ):
+            refused = http_failure(await wires.http.post(path, json=body))
+            assert refused.field == field, refused
+            assert refused.status == 400
+
+
+async def test_an_error_of_a_conversation_names_messages():
+    class Refuses(Scores):
+        def _score(self, sample):
+            return contract.ScoreOut(id=sample.id, error=error_of(Code.NO_CHAT_TEMPLATE))
+
+    async with serving(Refuses()) as wires:
+        body = {"messages": [{"role": "assistant", "content": "Yo."}]}
+        refused = http_failure(await wires.http.post("/classify", json=body))
+    assert (refused.code, refused.field) == ("no_chat_template", "messages")
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_slash_at_the_end_changes_nothing(path):
+    """A redirect would lose the body in some clients, and turn POST into GET in others."""
+    async with serving(Scores()) as wires:
+        answers = [await wires.http.post(one, json=BODIES[path]) for one in (path, f"{path}/")]
+        assert [one.status_code for one in answers] == [200, 200]
+        calls = [call for call in wires.application.calls if call[0] == "score"]
+        assert calls[0] == calls[1]
+
+
+async def test_whether_the_server_is_there_is_asked_as_of_vllm():
+    async with serving() as wires:
+        for path in ("/health", "/runs/mine/health", "/health/"):
+            answer = await wires.http.get(path)
+            assert (answer.status_code, answer.content) == (200, b"")
+        wires.application.ready = False
+        refused = http_failure(await wires.http.get("/health"))
+        assert (refused.code, refused.status) == ("not_ready", 503)
+        wires.application.ready = True
+        listed = (await wires.http.get("/v1/models")).json()
+        assert listed["object"] == "list"
+        (model,) = listed["data"]
+        server = wires.application.server()
+        assert (model["id"], model["object"]) == (server.model, "model")
+        assert model["max_model_len"] == server.max_length
+        assert (await wires.http.get("/runs/mine/v1/models")).json() == listed
+        # A name that is no run's is an error when a trainer asks for the models, not at its first
+        # reward.
+        wires.application.error = Problem(Code.UNKNOWN_RUN, "there is no run 'mine'")
+        assert (await wires.http.get("/runs/mine/v1/models")).status_code == 404

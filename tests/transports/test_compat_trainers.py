@@ -103,7 +103,7 @@ async def test_openrlhf_shares_queries_out_and_asks_those_that_got_none():
         assert others == [{"rewards": [], "scores": [], "extra_logs": {}}] * 3
         reward, logs = await several.sample("p: 12", "p: ", None)
     assert reward == 0.5
-    assert set(logs) == {"vanilla_reward", "tokens"}
+    assert set(logs) == {"vanilla_reward", "tokens", "truncated"}
     assert one.slept == []
 
 

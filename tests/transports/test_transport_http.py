@@ -307,3 +307,76 @@ def test_any_path_gets_an_answer_of_the_documented_form(method, path, runner):
             assert http_failure(response).status < 500
 
     runner.run(call())
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/metrics", "/runs/a/health"])
+async def test_head_asks_a_probe(path):
+    async def scrape(accept):
+        return b"text", "text/plain"
+
+    async with serving(scrape=scrape) as wires:
+        asked, got = await wires.http.head(path), await wires.http.get(path)
+        assert (asked.status_code, asked.content) == (200, b"")
+        assert asked.headers["content-length"] == str(len(got.content))
+        wires.application.ready = False
+        ready = 200 if path in ("/livez", "/metrics") else 503
+        assert (await wires.http.head(path)).status_code == ready
+        assert (await wires.http.head("/v1/score")).status_code == 405
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/get_rewards", "POST /get_reward"),
+        ("/getreward", "POST /get_reward"),
+        ("/runs/mine/get_rewards", "POST /runs/{run}/get_reward"),
+        ("/v1/runs/mine/scores", "POST /v1/runs/{run}/score"),
+        ("/v1/model", "GET /v1/models"),
+        ("/v1/runs/mine/head/3", "GET /v1/runs/{run}/heads/{head}"),
+        ("/healthz", "GET /health"),
+        ("/pooling", "POST /classify"),
+        ("/runs/mine/pooling", "POST /classify"),
+        ("/score", "POST /v1/score"),
+        ("/rerank", "POST /v1/score"),
+        ("/v1/rerank", "POST /v1/score"),
+        ("/v2/rerank", "POST /v1/score"),
+        ("/v1/classify", "POST /classify"),
+        ("/v2/health/ready", "GET /readyz"),
+        ("/v2/models/reward_model/infer", "POST /v1/score"),
+        ("/v2/models/reward_model/ready", "GET /readyz"),
+        ("/v2/repository/index", "KServe's v2 protocol"),
+    ],
+)
+async def test_a_path_that_is_not_there_names_the_route_that_is(path, says):
+    async with serving() as wires:
+        refused = http_failure(await wires.http.post(path, json={}))
+    assert (refused.code, refused.status) == ("not_found", 404)
+    assert says in refused.message
+    assert refused.message.endswith("/openapi.json lists all of them")
+
+
+@pytest.mark.parametrize("path", ["/nothing-of-the-kind", f"/{'x' * 5000}"])
+async def test_a_path_that_is_like_none_gets_no_guess(path):
+    async with serving() as wires:
+        refused = http_failure(await wires.http.post(path, json={}))
+    assert refused.message == "there is no such path: /openapi.json lists all of them"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"model": "m", "text_1": "a", "text_2": ["b"]},
+        {"model": "m", "queries": ["a"], "documents": ["b"]},
+        {"query": "a", "items": ["b"], "label_token_ids": [1]},
+    ],
+)
+async def test_pairs_of_texts_are_told_where_to_go(body):
+    """vLLM and SGLang have /v1/score, too, and score pairs of texts there."""
+    async with serving() as wires:
+        refused = http_failure(await wires.http.post("/v1/score", json=body))
+        assert (refused.code, refused.status) == ("invalid_request", 400)
+        for words in ("pairs of texts", "samples", "POST /classify"):
+            assert words in refused.message
+        # A typo is still a typo.
+        refused = http_failure(await wires.http.post("/v1/score", json={"sample": []}))
+        assert refused.field == "samples"

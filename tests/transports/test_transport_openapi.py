@@ -33,8 +33,20 @@ ROUTES = {
     "/livez": {"get"},
     "/readyz": {"get"},
 }
-TRAINERS = ("get_reward", "slime", "classify", "v1/embeddings", "verify", "seed_session")
-ROUTES |= {f"{at}/{path}": {"post"} for at in ("", "/runs/{run}") for path in TRAINERS}
+TRAINERS = {
+    "post": (
+        "get_reward", "slime", "classify", "v1/embeddings", "v1/score/evaluation", "verify",
+        "seed_session", "aggregate_metrics",
+    ),
+    "get": ("reverify_mode", "v1/models", "health"),
+}  # fmt: skip
+ROUTES |= {
+    f"{at}/{path}": {method}
+    for at in ("", "/runs/{run}")
+    for method, paths in TRAINERS.items()
+    for path in paths
+}
+ROUTES |= {f"/ng-rollout/{{rollout}}/{path}": {"post"} for path in ("verify", "seed_session")}
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from r2m_client.cli._common import Progress, connected, server_options, show_jso
 
 LINES = """\b
 A line in is one of these, with "id", "group" and "finish_reason" as you like:
-  {"prompt": "...", "response": "...", "format"?: "chat" or "raw"}
+  {"prompt": "...", "response": "...", "format"?: "chat" or "raw",
+   and of raw "special_tokens"?: false (none), "truncation"?: "left" or "right"}
   {"messages": [{"role": "user", "content": "..."}, ...], "tools"?: [...]}
   {"token_ids": [1, 2, 3]}
 """

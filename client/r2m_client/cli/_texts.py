@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SAMPLE_KEYS = (
     "id", "prompt", "response", "format", "messages", "tools", "token_ids", "group",
-    "finish_reason",
+    "finish_reason", "special_tokens", "truncation",
 )  # fmt: skip
 PAIR_KEYS = ("id", "prompt", "chosen", "rejected", "format", "tools")
 
@@ -53,7 +53,7 @@ def samples(lines: Iterable[str], held: States, *, form: str = "chat") -> Iterat
         name = _name(values, number)
         rest: dict[str, Any] = {
             key: _is(number, values, key, str)
-            for key in ("format", "group", "finish_reason")
+            for key in ("format", "group", "finish_reason", "truncation")
             if key in values
         }
         if "messages" in values:
@@ -68,6 +68,8 @@ def samples(lines: Iterable[str], held: States, *, form: str = "chat") -> Iterat
         else:
             rest |= {key: _is(number, values, key, str) for key in ("prompt", "response")}
             rest.setdefault("format", form)
+            if "special_tokens" in values:
+                rest["special_tokens"] = _is(number, values, "special_tokens", bool)
         yield Sample(name, hidden_states=_held(number, held, name), **rest)
 
 
@@ -186,9 +188,12 @@ def _name(values: dict[str, Any], number: int) -> str:
     return str(name)
 
 
-def _is(number: int, values: dict[str, Any], key: str, kind: type[str] | type[list[Any]]) -> Any:
+_KINDS: dict[type[Any], str] = {str: "string", list: "list", bool: "boolean"}
+
+
+def _is(number: int, values: dict[str, Any], key: str, kind: type[Any]) -> Any:
     if not isinstance(values.get(key), kind):
-        what = "string" if kind is str else "list"
+        what = _KINDS[kind]
         raise ValueError(f"line {number} has no {what} {key!r}")
     return values[key]
 

@@ -14,6 +14,7 @@ from r2m_client.testing._form import check_align, invalid
 from r2m_client.testing._labels import lesson_of
 from r2m_client.testing._loss import losses, sigma
 from r2m_client.testing._state import CANDIDATE, REFERENCE, Answered, Branch, Head, Run
+from r2m_client.testing._texts import OF_RAW
 from r2m_client.testing._verdict import evidence_of, notes_of, reason_of
 from r2m_client.testing._world import now
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from r2m_client.testing._world import World
 
 WITHOUT_CANDIDATE = frozenset({"skipped", "frozen"})
-TEXTS = ("id", "prompt", "response", "messages", "tools", "token_ids")
+TEXTS = ("id", "prompt", "response", *OF_RAW, "messages", "tools", "token_ids")
 
 
 def align(world: World, request: dict[str, Any]) -> dict[str, Any]:

@@ -75,6 +75,8 @@ def checked(backbone: Backbone, run: Run | None, given: dict[str, Any]) -> Check
         tools=None if given.get("tools") is None else json.loads(given["tools"]),
         token_ids=given.get("token_ids"),
         finish_reason=given.get("finish_reason"),
+        special_tokens=given.get("special_tokens"),
+        truncation=given.get("truncation"),
     )
     value = stated.get("data")
     return Checked(sample, text, stated.get("split"), None if value is None else len(value.data))

@@ -120,6 +120,7 @@ def check_samples(
         check_choice(f"{at}.format", sample.get("format"), ("chat", "raw", ""))
         stated = (sample.get("feedback") or {}).get("hidden_state")
         check_choice(f"{at}.feedback.hidden_state", stated, ("post_norm", "pre_norm"))
+        check_choice(f"{at}.truncation", sample.get("truncation"), ("left", "right"))
         check_text(f"{at}.finish_reason", sample.get("finish_reason"), high=MAX_NAME)
 
 

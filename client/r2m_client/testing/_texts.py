@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 PAIR = "prompt, response"
 CUT = ("left", "right")
+OF_RAW = ("special_tokens", "truncation")
+"""Fields of a sample that only a text of format raw has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,13 @@ def counted(
             f"the sample has {what}: give prompt and response, or messages, or token_ids",
             field=PAIR,
         )
+    for name in OF_RAW:
+        if given.get(name) is not None and not (pair and given["format"] == "raw"):
+            raise Problem(
+                Code.TEXT_INVALID,
+                f"{name} is for prompt and response of format raw: leave it out",
+                field=name,
+            )
     if messages:
         tokens, field = (
             backbone.count_tokens(_conversation(messages, given, empty=empty)),
@@ -68,7 +77,7 @@ def counted(
     over = tokens - backbone.max_length
     if over <= 0:
         return Counted(tokens)
-    if truncation not in CUT:
+    if truncation not in CUT and given.get("truncation") is None:
         raise Problem(
             Code.TEXT_TOO_LONG,
             f"{tokens} tokens, the reward model takes at most {backbone.max_length}",
@@ -143,4 +152,5 @@ def text_of(given: dict[str, Any]) -> dict[str, Any]:
     text = {name: given[name] for name in names if given.get(name)}
     if given.get("prompt") and given.get("response") == "":
         text["response"] = ""
+    text |= {name: given[name] for name in OF_RAW if given.get(name) is not None}
     return text | ({"format": "raw"} if given["format"] == "raw" else {})

@@ -123,7 +123,9 @@ class Sample(google.protobuf.message.Message):
     TOOLS_FIELD_NUMBER: builtins.int
     TOKEN_IDS_FIELD_NUMBER: builtins.int
     FINISH_REASON_FIELD_NUMBER: builtins.int
+    SPECIAL_TOKENS_FIELD_NUMBER: builtins.int
     UNENCODABLE_FIELD_NUMBER: builtins.int
+    TRUNCATION_FIELD_NUMBER: builtins.int
     id: builtins.str
     prompt: builtins.str
     response: builtins.str
@@ -135,9 +137,17 @@ class Sample(google.protobuf.message.Message):
     """function schemas for the chat template, as JSON text"""
     finish_reason: builtins.str
     """why generation ended; comes back with the reward"""
+    special_tokens: builtins.bool
+    """Of format raw. false: none are added; default: the tokenizer's own, but for a BOS that the text
+    begins with.
+    """
     unencodable: builtins.str
     """In place of a text that holds lone surrogates, which a string cannot carry: its name. The
     sample is answered with text_invalid.
+    """
+    truncation: builtins.str
+    """Of format raw: "left" or "right", the side that is cut of a text that is too long; a truncation
+    of the run wins.
     """
     @property
     def feedback(self) -> global___Feedback: ...
@@ -162,10 +172,12 @@ class Sample(google.protobuf.message.Message):
         tools: builtins.str | None = ...,
         token_ids: collections.abc.Iterable[builtins.int] | None = ...,
         finish_reason: builtins.str | None = ...,
+        special_tokens: builtins.bool | None = ...,
         unencodable: builtins.str | None = ...,
+        truncation: builtins.str | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_finish_reason", b"_finish_reason", "_prompt", b"_prompt", "_response", b"_response", "_tools", b"_tools", "_unencodable", b"_unencodable", "feedback", b"feedback", "finish_reason", b"finish_reason", "prompt", b"prompt", "response", b"response", "tools", b"tools", "unencodable", b"unencodable"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_finish_reason", b"_finish_reason", "_prompt", b"_prompt", "_response", b"_response", "_tools", b"_tools", "_unencodable", b"_unencodable", "feedback", b"feedback", "finish_reason", b"finish_reason", "format", b"format", "group", b"group", "id", b"id", "messages", b"messages", "prompt", b"prompt", "response", b"response", "token_ids", b"token_ids", "tools", b"tools", "unencodable", b"unencodable"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_finish_reason", b"_finish_reason", "_prompt", b"_prompt", "_response", b"_response", "_special_tokens", b"_special_tokens", "_tools", b"_tools", "_truncation", b"_truncation", "_unencodable", b"_unencodable", "feedback", b"feedback", "finish_reason", b"finish_reason", "prompt", b"prompt", "response", b"response", "special_tokens", b"special_tokens", "tools", b"tools", "truncation", b"truncation", "unencodable", b"unencodable"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_finish_reason", b"_finish_reason", "_prompt", b"_prompt", "_response", b"_response", "_special_tokens", b"_special_tokens", "_tools", b"_tools", "_truncation", b"_truncation", "_unencodable", b"_unencodable", "feedback", b"feedback", "finish_reason", b"finish_reason", "format", b"format", "group", b"group", "id", b"id", "messages", b"messages", "prompt", b"prompt", "response", b"response", "special_tokens", b"special_tokens", "token_ids", b"token_ids", "tools", b"tools", "truncation", b"truncation", "unencodable", b"unencodable"]) -> None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_finish_reason", b"_finish_reason"]) -> typing.Literal["finish_reason"] | None: ...
     @typing.overload
@@ -173,7 +185,11 @@ class Sample(google.protobuf.message.Message):
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_response", b"_response"]) -> typing.Literal["response"] | None: ...
     @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_special_tokens", b"_special_tokens"]) -> typing.Literal["special_tokens"] | None: ...
+    @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_tools", b"_tools"]) -> typing.Literal["tools"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_truncation", b"_truncation"]) -> typing.Literal["truncation"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_unencodable", b"_unencodable"]) -> typing.Literal["unencodable"] | None: ...
 

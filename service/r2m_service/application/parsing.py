@@ -47,6 +47,7 @@ _MUST: dict[str, str] = {
     "less_than": "must be below {lt}",
     "less_than_equal": "must be at most {le}",
     "literal_error": "must be {expected}",
+    "none_required": "must be left out",
     "list_type": "must be a list",
     "too_long": "must have at most {max_length} entries",
     "too_short": "must have at least {min_length} entries",

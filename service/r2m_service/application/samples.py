@@ -19,6 +19,9 @@ from r2m_service.application.parsing import read_json
 from r2m_service.application.scoring_items import AnyText, Conversation, Item, Split, Text
 from r2m_service.domain.runs import Run, TextRules
 
+OF_RAW = ("special_tokens", "truncation")
+"""Fields of a sample that only a text of format raw has."""
+
 
 def require_distinct(ids: Iterable[tuple[str, str]], *, what: str) -> None:
     """Refuse a call in which two things carry one id.
@@ -111,6 +114,14 @@ def _text(sample: SampleIn) -> AnyText:
             f"the sample has {what}: give prompt and response, or messages, or token_ids",
             field="prompt, response",
         )
+    raw = pair and sample.format == "raw"
+    for name in OF_RAW:
+        if getattr(sample, name) is not None and not raw:
+            raise Problem(
+                Code.TEXT_INVALID,
+                f"{name} is for prompt and response of format raw: leave it out",
+                field=name,
+            )
     if sample.token_ids:
         return tuple(sample.token_ids)
     if not sample.messages:
@@ -118,7 +129,13 @@ def _text(sample: SampleIn) -> AnyText:
             raise Problem(
                 Code.TEXT_EMPTY, 'the sample has no response; an empty one is ""', field="response"
             )
-        return Text(sample.prompt or "", sample.response, raw=sample.format == "raw")
+        return Text(
+            sample.prompt or "",
+            sample.response,
+            raw=raw,
+            special=sample.special_tokens is not False,
+            cut=sample.truncation,
+        )
     turns: list[dict[str, Any]] = []
     for place, message in enumerate(sample.messages):
         turn = message.model_dump(exclude_none=True)
@@ -170,7 +187,7 @@ def text_hash(sample: SampleIn) -> str:
 
 def text_of(sample: SampleIn) -> dict[str, Any]:
     """A sample's text in the fields it came in."""
-    fields = {"prompt", "response", "format", "messages", "tools", "token_ids"}
+    fields = {"prompt", "response", "format", *OF_RAW, "messages", "tools", "token_ids"}
     text = sample.model_dump(include=fields, exclude_none=True, exclude_defaults=True)
     # An empty response to a prompt is a text of its own.
     return {
@@ -219,8 +236,9 @@ def content_hash(request: AlignRequest) -> str:
             }
             if sample.unencodable:
                 more["unencodable"] = sample.unencodable
-            if any(more.values()):
-                add(json.dumps(more).encode())
+            of_raw = sample.model_dump(include=set(OF_RAW), exclude_none=True)
+            if any(more.values()) or of_raw:
+                add(json.dumps({**more, **of_raw}).encode())
             if given is not None:
                 try:
                     add(feedback_bytes(given))

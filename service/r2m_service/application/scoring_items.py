@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,18 @@ TokenIds = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A prompt and a response, formatted by the backbone's chat template or just joined."""
+    """A prompt and a response, formatted by the backbone's chat template or just joined.
+
+    Attributes:
+        special: whether the tokenizer adds its special tokens to a text that is just joined.
+        cut: the side to cut of such a text where the rules of run or server name none.
+    """
 
     prompt: str
     response: str
     raw: bool = False
+    special: bool = True
+    cut: Literal["left", "right"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

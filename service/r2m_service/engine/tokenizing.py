@@ -58,7 +58,12 @@ class Tokenizing:
             try:
                 if isinstance(text, Text):
                     tokens = encoder.pair(
-                        text.prompt, text.response, raw=text.raw, cut=cut, empty=empty
+                        text.prompt,
+                        text.response,
+                        raw=text.raw,
+                        special=text.special,
+                        cut=cut or text.cut,
+                        empty=empty,
                     )
                 elif isinstance(text, Conversation):
                     tokens = encoder.conversation(text.messages, text.tools, cut=cut, empty=empty)

@@ -3,8 +3,8 @@
 `chat`: the tokenizer's chat template over one user and one assistant turn, or over a whole
 conversation. The template writes the special tokens itself, so none are added: no double BOS.
 An encoder without a template reads one user's and one assistant's turn as the tokenizer's pair.
-`raw`: prompt + response, joined as they are, with the special tokens the tokenizer adds by default;
-a BOS that the text begins with is not doubled.
+`raw`: prompt + response, joined as they are, with the special tokens the tokenizer adds by default
+(a BOS that the text begins with is not doubled), or without any.
 Token ids are taken as they are.
 
 A text with too many tokens is refused, or cut on the side that the caller names. A cut keeps what
@@ -128,6 +128,7 @@ class TextEncoder:
         response: str,
         *,
         raw: bool = False,
+        special: bool = True,
         cut: Side | None = None,
         empty: bool = False,
     ) -> Tokens:
@@ -135,6 +136,7 @@ class TextEncoder:
 
         Args:
             raw: joined as they are instead of through the template.
+            special: whether the tokenizer adds its special tokens to a raw text.
             cut: take tokens off this side where there are too many.
             empty: take an empty response to a prompt for a text.
 
@@ -147,7 +149,7 @@ class TextEncoder:
             raise TextError(TextFault.EMPTY, "the response is empty", "response")
         self._check_characters([prompt, response], BOTH, cut)
         if raw:
-            return self._encoded(prompt + response, cut, BOTH, special=True)
+            return self._encoded(prompt + response, cut, BOTH, special=special)
         if self.pairs:
             return self._paired(prompt, response, cut, BOTH)
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]

@@ -48,11 +48,16 @@ class Operation:
 _OURS = "/r2m.v1.RewardModelService/"
 _HEALTH = "/grpc.health.v1.Health/"
 _REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/"
-_TRAINERS = ("openrlhf", "slime", "classify", "embeddings", "verify", "seed_session")
+_TRAINERS = (
+    "openrlhf", "slime", "classify", "embeddings", "llamafactory", "verify", "seed_session",
+    "aggregate_metrics", "reverify_mode", "models",
+)  # fmt: skip
 
 OPERATIONS: tuple[Operation, ...] = (
     # probes
-    Operation(None, (f"{_HEALTH}Check", f"{_HEALTH}Watch"), ("livez", "readyz")),
+    Operation(
+        None, (f"{_HEALTH}Check", f"{_HEALTH}Watch"), ("livez", "readyz", "health", "health_of_run")
+    ),
     # numbers of all runs, at the main address; at one of its own they need no key
     Operation(Scope.SCORE, (), ("metrics",)),
     # the live page's files, which hold nothing of any run: it asks for a key itself
@@ -63,6 +68,7 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(Scope.SCORE, (f"{_OURS}GetServer",), ("server",)),
     Operation(Scope.SCORE, (f"{_OURS}Score", f"{_OURS}ScoreStream"), ("score", "score_run")),
     Operation(Scope.SCORE, (), (*_TRAINERS, *(f"{name}_of_run" for name in _TRAINERS))),
+    Operation(Scope.SCORE, (), ("verify_of_rollout", "seed_session_of_rollout")),
     Operation(Scope.SCORE, (f"{_OURS}Evaluate",), ("evaluate",)),
     Operation(Scope.SCORE, (f"{_OURS}ListRuns",), ("list_runs",)),
     Operation(Scope.SCORE, (f"{_OURS}GetRun",), ("get_run",)),

@@ -67,6 +67,16 @@ class SampleIn(Message):
         description="of prompt + response. chat: the backbone's chat template, one user and one "
         "assistant turn; raw: joined as they are",
     )
+    special_tokens: bool | None = Field(
+        default=None,
+        description="of format raw. false: none are added; default: the tokenizer's own, but for a "
+        "BOS that the text begins with",
+    )
+    truncation: Literal["left", "right"] | None = Field(
+        default=None,
+        description="of format raw: the side that is cut of a text that is too long. A "
+        "`truncation` of the run wins",
+    )
     messages: list[MessageIn] = Field(
         default_factory=list[MessageIn], description="a whole conversation; the last turn is judged"
     )

@@ -61,6 +61,20 @@ def turn(message: Mapping[str, Any]) -> dict[str, Any]:
     return {**message, **({} if calls is None or isinstance(calls, str) else _calls(calls))}
 
 
+def text_turns(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Turns of OpenAI's chat form, in which a content may be a list of parts.
+
+    Raises:
+        Problem: text_invalid, naming a part that is no text.
+    """
+    return [
+        {**turn(one), "content": _text(one["content"], f"messages[{place}].content")}
+        if isinstance(one.get("content"), list)
+        else turn(one)
+        for place, one in enumerate(messages)
+    ]
+
+
 def _calls(calls: object) -> dict[str, str]:
     return {"tool_calls": json.dumps(calls)}
 

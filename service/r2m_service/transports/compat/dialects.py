@@ -8,29 +8,40 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean, median, stdev
 from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel
 
 from r2m.errors import Code, Problem
 from r2m_service.application.contract import SampleIn
-from r2m_service.application.parsing import excerpt
-from r2m_service.transports.compat.conversation import chat_tools, responses_turns, turn
+from r2m_service.transports.compat.conversation import (
+    chat_tools,
+    responses_turns,
+    text_turns,
+    turn,
+)
 from r2m_service.transports.compat.messages import (
+    AggregateAnswer,
+    AggregateRequest,
     ClassifyAnswer,
     ClassifyRequest,
     ClassOut,
     EmbeddingOut,
     EmbeddingsAnswer,
     EmbeddingsRequest,
+    EngineRequest,
     GetRewardAnswer,
     GetRewardRequest,
+    LlamaFactoryAnswer,
+    LlamaFactoryRequest,
     SlimeRequest,
     UsageOut,
     VerifyRequest,
     example_of,
 )
-from r2m_service.transports.compat.rewards import Rewards, conversation, of_ids, raw
+from r2m_service.transports.compat.queries import Queries
+from r2m_service.transports.compat.rewards import Rewards, conversation, decoded, of_ids, raw
 
 M = TypeVar("M", bound=BaseModel)
 Name = Callable[[], str]
@@ -48,7 +59,7 @@ class Dialect(Generic[M]):
         request: the body.
         samples: the body's texts.
         answer: the answer, of the body, its rewards, and who knows the reward model's name.
-        place: where in the body the text of a number stands.
+        place: where in a body the text of a number stands.
         example: of an answer.
         codes: errors beside those of all dialects.
     """
@@ -59,33 +70,9 @@ class Dialect(Generic[M]):
     request: type[M]
     samples: Callable[[M], list[SampleIn]]
     answer: Callable[[M, Rewards, Name], object]
-    place: Callable[[int], str]
+    place: Callable[[M, int], str]
     example: object
     codes: tuple[Code, ...] = ()
-
-
-def openrlhf_samples(request: GetRewardRequest) -> list[SampleIn]:
-    """Queries, split where their prompts say so.
-
-    Raises:
-        Problem: invalid_request: there are prompts, and not one a query.
-    """
-    prompts = request.prompts or [""] * len(request.query)
-    if len(prompts) != len(request.query):
-        raise Problem(
-            Code.INVALID_REQUEST,
-            f"prompts has {len(prompts)} entries, query {len(request.query)}: one each",
-            field="prompts",
-        )
-    return [_split(*both) for both in zip(request.query, prompts, strict=True)]
-
-
-def _split(query: str, prompt: str) -> SampleIn:
-    # A query was decoded from tokens, and need not start with its prompt letter by letter.
-    # Nothing behind its prompt is an empty response: run or server say what becomes of it.
-    if prompt and query.startswith(prompt):
-        return raw(prompt, query[len(prompt) :])
-    return raw("", query)
 
 
 def openrlhf_answer(request: GetRewardRequest, rewards: Rewards, model: Name) -> GetRewardAnswer:
@@ -95,6 +82,7 @@ def openrlhf_answer(request: GetRewardRequest, rewards: Rewards, model: Name) ->
     if rewards.each:
         logs["vanilla_reward"] = [one.vanilla_reward for one in rewards.each]
         logs["tokens"] = [one.tokens for one in rewards.each]
+        logs["truncated"] = [one.truncated for one in rewards.each]
         for name, value in (("head", rewards.head), ("omega", rewards.omega)):
             if value is not None:
                 logs[name] = [value] * len(numbers)
@@ -118,31 +106,50 @@ def slime_answer(request: SlimeRequest, rewards: Rewards, model: Name) -> float:
     return rewards.each[0].reward
 
 
-def input_samples(given: str | Sequence[Any]) -> list[SampleIn]:
-    """One text or several; or token ids, of one or several."""
-    if isinstance(given, str):
-        return [raw("", given)]
-    if given and isinstance(given[0], int):
-        return [of_ids(cast("Sequence[int]", given))]
-    return [raw("", one) if isinstance(one, str) else of_ids(one) for one in given]
+def engine_samples(request: EngineRequest, texts: str | Sequence[Any] | None) -> list[SampleIn]:
+    """One text or several, token ids of one or several, or one conversation.
+
+    Raises:
+        Problem: invalid_request: neither texts nor messages, or both; special tokens on top of
+            those of the chat template.
+    """
+    if (texts is None) == (request.messages is None):
+        raise Problem(
+            Code.INVALID_REQUEST, "give either input (texts, token ids) or messages", field="input"
+        )
+    if request.messages is not None:
+        if request.add_special_tokens:
+            raise Problem(
+                Code.INVALID_REQUEST,
+                "the chat template writes the special tokens of messages: leave "
+                "add_special_tokens out, or send false",
+                field="add_special_tokens",
+            )
+        return [conversation(text_turns(request.messages))]
+    assert texts is not None
+    # True is what vLLM and this server do without the option, so it makes no other sample.
+    special = False if request.add_special_tokens is False else None
+    if isinstance(texts, str):
+        return [raw("", texts, special=special)]
+    if texts and isinstance(texts[0], int):
+        return [of_ids(cast("Sequence[int]", texts))]
+    return [raw("", one, special=special) if isinstance(one, str) else of_ids(one) for one in texts]
+
+
+def engine_place(request: EngineRequest, number: int) -> str:
+    """Where the text of a number stands."""
+    return f"input[{number}]" if request.messages is None else "messages"
 
 
 def classify_samples(request: ClassifyRequest) -> list[SampleIn]:
-    """The texts of vLLM's `input`, or of SGLang's `text`.
+    """The texts of vLLM's `input` or `messages`, or of SGLang's `text`.
 
     Raises:
-        Problem: invalid_request: neither or both, or an activation is asked for.
+        Problem: as `engine_samples`.
     """
-    if (request.input is None) == (request.text is None):
-        raise Problem(Code.INVALID_REQUEST, "give input, or text", field="input")
-    if request.use_activation or request.activation:
-        raise Problem(
-            Code.INVALID_REQUEST,
-            "rewards are raw here, no activation is applied: send use_activation false",
-            field="use_activation",
-        )
-    given = request.text if request.input is None else request.input
-    return input_samples(cast("str | Sequence[Any]", given))
+    if request.text is not None and request.input is not None:
+        raise Problem(Code.INVALID_REQUEST, "give either input or text", field="input")
+    return engine_samples(request, request.text if request.input is None else request.input)
 
 
 def classify_answer(request: ClassifyRequest, rewards: Rewards, model: Name) -> object:
@@ -163,18 +170,12 @@ def classify_answer(request: ClassifyRequest, rewards: Rewards, model: Name) -> 
 
 
 def embeddings_samples(request: EmbeddingsRequest) -> list[SampleIn]:
-    """Texts, or token ids.
+    """Texts, token ids, or a conversation.
 
     Raises:
-        Problem: invalid_request, for an encoding of numbers that is neither of the two.
+        Problem: as `engine_samples`.
     """
-    if request.encoding_format not in ("float", "base64"):
-        raise Problem(
-            Code.INVALID_REQUEST,
-            f"encoding_format is float or base64, got {excerpt(request.encoding_format)}",
-            field="encoding_format",
-        )
-    return input_samples(request.input)
+    return engine_samples(request, request.input)
 
 
 def embeddings_answer(
@@ -201,6 +202,22 @@ def _usage(rewards: Rewards) -> UsageOut:
     return UsageOut(prompt_tokens=tokens, total_tokens=tokens)
 
 
+def llamafactory_samples(request: LlamaFactoryRequest) -> list[SampleIn]:
+    """Its texts, as its own API server reads them."""
+    return [decoded("", text) for text in request.messages]
+
+
+def llamafactory_answer(
+    request: LlamaFactoryRequest, rewards: Rewards, model: Name
+) -> LlamaFactoryAnswer:
+    """As its own server answers."""
+    return LlamaFactoryAnswer(
+        id=f"scoreval-{uuid.uuid4().hex}",
+        model=request.model or model(),
+        scores=[one.reward for one in rewards.each],
+    )
+
+
 def gym_samples(request: VerifyRequest) -> list[SampleIn]:
     """The conversation, for the chat template.
 
@@ -216,15 +233,43 @@ def gym_answer(request: VerifyRequest, rewards: Rewards, model: Name) -> dict[st
     return {**request.model_dump(), "reward": rewards.each[0].reward}
 
 
+def aggregated(request: AggregateRequest) -> AggregateAnswer:
+    """The statistics that NeMo Gym shows of a collection of rollouts."""
+    tasks: dict[int, list[float]] = {}
+    for one in request.verify_responses:
+        tasks.setdefault(one.task, []).append(one.reward)
+    every = _statistics([reward for rewards in tasks.values() for reward in rewards])
+    return AggregateAnswer(
+        group_level_metrics=[
+            {"_ng_task_index": task, **_statistics(rewards)}
+            for task, rewards in sorted(tasks.items())
+        ],
+        agent_metrics=every,
+        key_metrics={name: value for name, value in every.items() if name.startswith("mean/")},
+    )
+
+
+def _statistics(rewards: Sequence[float]) -> dict[str, float]:
+    if not rewards:
+        return {}
+    found = {
+        "mean/reward": fmean(rewards),
+        "max/reward": max(rewards),
+        "min/reward": min(rewards),
+        "median/reward": median(rewards),
+    }
+    return found | ({"std/reward": stdev(rewards)} if len(rewards) > 1 else {})
+
+
 DIALECTS: tuple[Dialect[Any], ...] = (
     Dialect(
         "/get_reward",
         "openrlhf",
         "OpenRLHF's remote reward model",
         GetRewardRequest,
-        openrlhf_samples,
+        Queries().samples,
         openrlhf_answer,
-        place=lambda number: f"query[{number}]",
+        place=lambda _, number: f"query[{number}]",
         example=example_of(GetRewardAnswer),
     ),
     Dialect(
@@ -234,7 +279,7 @@ DIALECTS: tuple[Dialect[Any], ...] = (
         SlimeRequest,
         slime_samples,
         slime_answer,
-        place=lambda _: "response",
+        place=lambda *_: "response",
         example=0.731,
         codes=(Code.NO_CHAT_TEMPLATE,),
     ),
@@ -245,7 +290,7 @@ DIALECTS: tuple[Dialect[Any], ...] = (
         ClassifyRequest,
         classify_samples,
         classify_answer,
-        place=lambda number: f"input[{number}]",
+        place=engine_place,
         example=example_of(ClassifyAnswer),
     ),
     Dialect(
@@ -255,8 +300,18 @@ DIALECTS: tuple[Dialect[Any], ...] = (
         EmbeddingsRequest,
         embeddings_samples,
         embeddings_answer,
-        place=lambda number: f"input[{number}]",
+        place=engine_place,
         example=example_of(EmbeddingsAnswer),
+    ),
+    Dialect(
+        "/v1/score/evaluation",
+        "llamafactory",
+        "LLaMA-Factory's reward_model_type api",
+        LlamaFactoryRequest,
+        llamafactory_samples,
+        llamafactory_answer,
+        place=lambda _, number: f"messages[{number}]",
+        example=example_of(LlamaFactoryAnswer),
     ),
     Dialect(
         "/verify",
@@ -265,7 +320,7 @@ DIALECTS: tuple[Dialect[Any], ...] = (
         VerifyRequest,
         gym_samples,
         gym_answer,
-        place=lambda _: "response",
+        place=lambda *_: "response",
         example={**example_of(VerifyRequest), "reward": 0.731},
         codes=(Code.NO_CHAT_TEMPLATE,),
     ),

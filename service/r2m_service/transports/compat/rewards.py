@@ -22,11 +22,17 @@ _UNNAMED = "-"
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """One text's."""
+    """One text's.
+
+    Attributes:
+        tokens: that the reward model read.
+        truncated: tokens that were cut off.
+    """
 
     reward: float
     vanilla_reward: float
     tokens: int
+    truncated: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +48,23 @@ class Rewards:
     omega: float | None
 
 
-def raw(prompt: str, response: str) -> SampleIn:
-    """A text, joined as it is; an empty prompt: nobody knows where its response starts."""
-    return SampleIn(id=_UNNAMED, prompt=prompt, response=response, format="raw")
+def raw(prompt: str, response: str, *, special: bool | None = None) -> SampleIn:
+    """A text, joined as it is; an empty prompt: where the response starts is unknown.
+
+    Args:
+        special: `special_tokens` of the sample.
+    """
+    return SampleIn(
+        id=_UNNAMED, prompt=prompt, response=response, format="raw", special_tokens=special
+    )
+
+
+def decoded(prompt: str, response: str) -> SampleIn:
+    """A text that was decoded from tokens, as trainers' own servers read it.
+
+    It brings its special tokens, so none are added; what is too long is cut on the right.
+    """
+    return raw(prompt, response, special=False).model_copy(update={"truncation": "right"})
 
 
 def of_ids(ids: Sequence[int]) -> SampleIn:
@@ -100,7 +120,7 @@ async def rewards_of(
             raise _told(Code(score.error.code), score.error.message, run, place(number))
         assert score.reward is not None, "a score has a reward or an error"
         vanilla = score.reward if score.vanilla_reward is None else score.vanilla_reward
-        each.append(Reward(score.reward, vanilla, score.tokens or 0))
+        each.append(Reward(score.reward, vanilla, score.tokens or 0, score.truncated or 0))
     return Rewards(each, answer.head, answer.omega)
 
 

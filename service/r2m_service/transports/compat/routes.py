@@ -1,32 +1,53 @@
-"""The trainers' routes: at the server's root, and the same below /runs/NAME for that run."""
+"""The trainers' routes: at the server's root, and the same below /runs/NAME for that run.
+
+NeMo Gym, where it watches its rollouts, puts each one's name before a path: /ng-rollout/ID/verify.
+"""
 
 # No postponed annotations here: FastAPI reads them, and must find the types.
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
 
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
+from starlette.types import Scope
 
 from r2m.errors import TABLE, Code, Problem
-from r2m_service.application.contract import SampleIn
-from r2m_service.transports.compat.dialects import DIALECTS, Dialect
-from r2m_service.transports.compat.messages import SeedSessionRequest
+from r2m_service.transports.compat.dialects import DIALECTS, Dialect, aggregated
+from r2m_service.transports.compat.messages import (
+    AggregateAnswer,
+    AggregateRequest,
+    ModelList,
+    ModelOut,
+    SeedSessionRequest,
+    example_of,
+)
+from r2m_service.transports.compat.queries import Queries
 from r2m_service.transports.compat.rewards import named, rewards_of
 from r2m_service.transports.http.answers import failure
 from r2m_service.transports.http.body import SMALL_BYTES, Intake
 from r2m_service.transports.http.call import call, while_connected
-from r2m_service.transports.http.docs import BODY, OPEN_RUN, operation
+from r2m_service.transports.http.docs import BODY, OPEN_RUN, READING, operation
 from r2m_service.transports.interface import Application
 
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+
 TAG = "trainers"
-MESSAGES = (*(one.request for one in DIALECTS), SeedSessionRequest)
+MESSAGES = (*(one.request for one in DIALECTS), SeedSessionRequest, AggregateRequest)
 """Of bodies, for the OpenAPI document."""
+
+OF_ROLLOUT = "/ng-rollout/{rollout}"
+_OF_ROLLOUTS = ("verify", "seed_session")
 
 _TEXT = (Code.TEXT_EMPTY, Code.TEXT_INVALID, Code.TEXT_TOO_LONG, Code.REWARD_NOT_FINITE)
 _OF_RUN = (*OPEN_RUN, Code.FEEDBACK_MISSING, Code.HEAD_PRUNED, Code.HEAD_DAMAGED)
@@ -46,7 +67,13 @@ class _Json(JSONResponse):
 
 
 class _Route(APIRoute):
-    """A route whose errors have the statuses that trainers retry."""
+    """A route whose errors have the statuses that trainers retry, with a slash at the end or none.
+
+    A redirect to the path without its slash would lose the body, or make a GET of a POST.
+    """
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return super().matches({**scope, "path": scope["path"].removesuffix("/")})
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -60,35 +87,74 @@ class _Route(APIRoute):
         return handle
 
 
-def compat(application: Application, intake: Intake, *, run: str | None) -> APIRouter:
+def compat(
+    application: Application, intake: Intake, *, run: str | None, queries: Queries
+) -> APIRouter:
     """The trainers' routes.
 
     Args:
         run: whose live head answers at the root; None: the frozen reward model.
+        queries: how OpenRLHF's are read.
     """
     routes = APIRouter(tags=[TAG], route_class=_Route)
-    for one in DIALECTS:
-        _add(
-            routes,
-            one.path,
-            one.name,
-            _scoring(application, intake, one),
-            run,
-            summary=one.summary,
-            request=one.request,
-            responses=_example(one.example),
-            codes=(*BODY, *_TEXT, *one.codes),
+    add = partial(_add, routes, run)
+    for dialect in DIALECTS:
+        if dialect.name == "openrlhf":
+            dialect = replace(dialect, samples=queries.samples)
+        add(
+            dialect.path,
+            dialect.name,
+            _scoring(application, intake, dialect),
+            summary=dialect.summary,
+            request=dialect.request,
+            responses=_example(dialect.example),
+            codes=(*BODY, *_TEXT, *dialect.codes),
         )
-    _add(
-        routes,
+    add(
         "/seed_session",
         "seed_session",
-        _seeding(intake),
-        run,
+        _answering(intake, SeedSessionRequest, lambda _: {}),
         summary="NeMo Gym's start of a rollout, of which nothing is kept",
         request=SeedSessionRequest,
         responses=_example({}),
         codes=BODY,
+    )
+    add(
+        "/aggregate_metrics",
+        "aggregate_metrics",
+        _answering(intake, AggregateRequest, aggregated),
+        summary="NeMo Gym's statistics of the rewards that it collected",
+        request=AggregateRequest,
+        responses=_example(example_of(AggregateAnswer)),
+        codes=BODY,
+    )
+    add(
+        "/reverify_mode",
+        "reverify_mode",
+        _reverify_mode,
+        method="GET",
+        summary="NeMo Gym asks whether a rollout may be verified again: it may",
+        responses=_example("stateless"),
+    )
+    add(
+        "/v1/models",
+        "models",
+        _models(application),
+        method="GET",
+        summary="The reward model, as OpenAI and vLLM list models",
+        responses=_example(example_of(ModelList)),
+        codes=READING[1:],
+    )
+    add(
+        "/health",
+        "health",
+        _health(application),
+        method="GET",
+        summary="Whether the server takes calls, as vLLM answers it: without a body",
+        responses={200: {"description": "It does."}},
+        codes=(Code.NOT_READY,),
+        codes_of_run=(),
+        kind=Response,
     )
     return routes
 
@@ -103,46 +169,75 @@ def _scoring(application: Application, intake: Intake, dialect: Dialect[Any]) ->
             call(request) as spent,
             intake.message(request, dialect.request) as message,
         ):
-            samples = await _samples(dialect, message, request)
+            samples = await _off_the_loop(request, lambda: named(dialect.samples(message)))
             rewards = await while_connected(
-                request, rewards_of(application, run, samples, dialect.place)
+                request,
+                rewards_of(application, run, samples, partial(dialect.place, message)),
             )
             headers = {"Server-Timing": spent.header()} if spent.seconds else None
             answer = dialect.answer(message, rewards, lambda: application.server().model)
-            body = answer.model_dump(mode="json") if isinstance(answer, BaseModel) else answer
-            return _Json(body, headers=headers)
+            return _Json(_plain(answer), headers=headers)
 
     return score
 
 
-async def _samples(dialect: Dialect[Any], message: Any, request: Request) -> list[SampleIn]:
-    def read() -> list[SampleIn]:
-        return named(dialect.samples(message))
+def _answering(intake: Intake, request: type[M], answer: Callable[[M], object]) -> _Endpoint:
+    """Answers that need no reward model."""
 
-    # As with the body itself: thousands of texts take long enough that others would notice.
-    large = int(request.headers.get("content-length", 0)) > SMALL_BYTES
-    return await asyncio.to_thread(read) if large else read()
+    async def reply(run: str | None, call: Request) -> Response:
+        async with intake.message(call, request) as message:
+            value = await _off_the_loop(call, partial(answer, message))
+            return _Json(_plain(value))
+
+    return reply
 
 
-def _seeding(intake: Intake) -> _Endpoint:
-    async def seed(run: str | None, request: Request) -> Response:
-        async with intake.message(request, SeedSessionRequest):
-            return JSONResponse({})
+async def _reverify_mode(run: str | None, request: Request) -> Response:
+    return _Json("stateless")
 
-    return seed
+
+def _models(application: Application) -> _Endpoint:
+    started = int(time.time())
+
+    async def models(run: str | None, request: Request) -> Response:
+        if run is not None:
+            await application.get_run(run)  # so that a wrong name is an error from the start
+        server = application.server()
+        one = ModelOut(id=server.model, created=started, max_model_len=server.max_length)
+        return _Json(_plain(ModelList(data=[one])))
+
+    return models
+
+
+def _health(application: Application) -> _Endpoint:
+    async def health(run: str | None, request: Request) -> Response:
+        application.require_ready()
+        return Response()
+
+    return health
 
 
 def _add(
     routes: APIRouter,
+    configured: str | None,
     path: str,
     name: str,
     endpoint: _Endpoint,
-    configured: str | None,
     *,
-    codes: tuple[Code, ...],
+    method: str = "POST",
+    codes: tuple[Code, ...] = (),
+    codes_of_run: tuple[Code, ...] = _OF_RUN,
+    kind: type[Response] = JSONResponse,
     **documented: Any,
 ) -> None:
-    """One endpoint at its two paths."""
+    """One endpoint at its paths.
+
+    Args:
+        configured: the run at the root.
+        codes: errors, wherever it is.
+        codes_of_run: further ones where it answers for a run.
+        kind: of a success; a plain Response has no body.
+    """
 
     async def at_root(request: Request) -> Response:
         return await endpoint(configured, request)
@@ -150,12 +245,31 @@ def _add(
     async def of_run(run: str, request: Request) -> Response:
         return await endpoint(run, request)
 
-    for where, served, called, also in (
-        (path, at_root, name, _OF_RUN if configured else ()),
-        (f"/runs/{{run}}{path}", of_run, f"{name}_of_run", _OF_RUN),
-    ):
+    async def of_rollout(rollout: str, request: Request) -> Response:
+        return await endpoint(configured, request)
+
+    at_root_codes = codes_of_run if configured else ()
+    served: list[tuple[str, Callable[..., Any], str, tuple[Code, ...]]] = [
+        (path, at_root, name, at_root_codes),
+        (f"/runs/{{run}}{path}", of_run, f"{name}_of_run", codes_of_run),
+    ]
+    if name in _OF_ROLLOUTS:
+        served.append((f"{OF_ROLLOUT}{path}", of_rollout, f"{name}_of_rollout", at_root_codes))
+    for where, handler, called, also in served:
         extra = operation(codes=(*codes, *also), status_of=status_of, **documented)
-        routes.add_api_route(where, served, methods=["POST"], name=called, **extra)
+        routes.add_api_route(
+            where, handler, methods=[method], name=called, response_class=kind, **extra
+        )
+
+
+def _plain(value: object) -> object:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+async def _off_the_loop(request: Request, work: Callable[[], T]) -> T:
+    # As with the body itself: thousands of texts take long enough that others would notice.
+    large = int(request.headers.get("content-length", 0)) > SMALL_BYTES
+    return await asyncio.to_thread(work) if large else work()
 
 
 def _example(value: object) -> dict[int | str, dict[str, Any]]:

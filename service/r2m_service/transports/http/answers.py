@@ -49,7 +49,7 @@ def failure(
     return Response(body, status or problem.row.http, headers=sent, media_type="application/json")
 
 
-PROBES = frozenset({"livez", "readyz", "metrics"})
+PROBES = frozenset({"livez", "readyz", "health", "health_of_run", "metrics"})
 """Routes that are asked every few seconds, whatever the server does."""
 
 _SAME = {"score_run": "score", "server": "get_server", "archive_run": "delete_run"}
@@ -59,7 +59,7 @@ def method_of(route: str | None) -> str:
     """A route's name as a label: where gRPC has the same method, that one's."""
     if route is None:
         return UNKNOWN
-    return _SAME.get(route, route.removesuffix("_of_run"))
+    return _SAME.get(route, route.removesuffix("_of_run").removesuffix("_of_rollout"))
 
 
 def _route(scope: Scope) -> str | None:
@@ -127,6 +127,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # as GET: the server sends the head of its answer alone
+            scope = {**scope, "method": "GET"}
         name = arrive(_headers(scope), self._tracing).request_id.encode()
 
         async def named(message: Message) -> None:

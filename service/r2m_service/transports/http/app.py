@@ -14,11 +14,12 @@ from r2m_service.application.metrics_port import NO_METRICS, Metrics
 from r2m_service.application.tracing_port import NO_TRACING, Tracing
 from r2m_service.transports.access import Gate
 from r2m_service.transports.buffers import BufferPool
+from r2m_service.transports.compat.absent import absent
+from r2m_service.transports.compat.queries import Queries
 from r2m_service.transports.compat.routes import MESSAGES, compat
 from r2m_service.transports.http.answers import (
     Guard,
     answer,
-    on_http_exception,
     on_problem,
     on_validation_error,
 )
@@ -29,6 +30,7 @@ from r2m_service.transports.http.labels import labels
 from r2m_service.transports.http.metrics import Scrape
 from r2m_service.transports.http.ops import probing
 from r2m_service.transports.http.page import page
+from r2m_service.transports.http.paths import on_lost
 from r2m_service.transports.http.runs import heads, runs
 from r2m_service.transports.http.scoring import scoring
 from r2m_service.transports.interface import Application
@@ -50,6 +52,7 @@ def build_app(
     idle_seconds: float = 60.0,
     buffers: BufferPool | None = None,
     compat_run: str | None = None,
+    queries: Queries = Queries(),  # noqa: B008
     gate: Gate | None = None,
     probes: bool = True,
     metrics: Metrics = NO_METRICS,
@@ -66,6 +69,7 @@ def build_app(
         idle_seconds: a body that pauses longer is given up.
         buffers: where the memory of safetensors bodies is from; None: new memory each time.
         compat_run: whose live head answers the trainers' own calls; None: the frozen reward model.
+        queries: how /get_reward reads what it gets.
         gate: who is let in; None: everybody.
         probes: whether the routes of `ops` are here too; False: they have an address of their own.
         metrics: hears of each call.
@@ -90,21 +94,22 @@ def build_app(
         generate_unique_id_function=_operation_id,
     )
     app.more_requests = MESSAGES
-    app.add_exception_handler(Problem, on_problem)
-    app.add_exception_handler(HTTPException, on_http_exception)
-    app.add_exception_handler(RequestValidationError, on_validation_error)
-    app.add_middleware(Guard, metrics=metrics, tracing=tracing)
-    for router in (
+    routers = (
         scoring(application, intake),
         runs(application, intake),
         heads(application, intake),
         labels(application, intake),
-        compat(application, intake, run=compat_run),
+        compat(application, intake, run=compat_run, queries=queries),
         _server(application, app),
         *([probing(application, budget, requests, scrape)] if probes else []),
         page(),
-    ):
+    )
+    for router in routers:
         app.include_router(router)
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(HTTPException, on_lost(routers, absent))
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_middleware(Guard, metrics=metrics, tracing=tracing)
     return app
 
 

@@ -25,7 +25,8 @@ def door(gate: Gate, *, compat_run: str | None) -> Any:
     async def admit(request: Request) -> None:
         route: str = request.scope["route"].name
         gate.admit(OF_ROUTE.get(route), request.headers.get(AUTHORIZATION))
-        require_run(request.path_params.get("run", compat_run if route in trainers else None))
+        of_root = compat_run if route.removesuffix("_of_rollout") in trainers else None
+        require_run(request.path_params.get("run", of_root))
         if "alias" in request.path_params:
             require_alias(request.path_params["alias"])
 

@@ -2,7 +2,11 @@
 
 # No postponed annotations here: FastAPI reads them, and must find the types.
 
+from collections.abc import Mapping
+from typing import Any
+
 from fastapi import APIRouter
+from pydantic import model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -25,6 +29,25 @@ from r2m_service.transports.http.call import call, while_connected
 from r2m_service.transports.http.docs import BODY, OPEN_RUN, operation
 from r2m_service.transports.interface import Application
 
+PAIRS = (
+    "pairs of texts, as vLLM and SGLang score them, are not served: a reward model reads one text, "
+    "a prompt with its response. POST /v1/score takes `samples`, POST /classify takes `input`"
+)
+_OF_PAIRS = frozenset(
+    ("text_1", "text_2", "data_1", "data_2", "query", "queries", "documents", "items")
+)
+
+
+class _VanillaBody(VanillaRequest):
+    """A request of ours, on a path where other servers take pairs of texts."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_pairs(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and "samples" not in value and _OF_PAIRS & value.keys():
+            raise ValueError(PAIRS)
+        return value
+
 
 def scoring(application: Application, intake: Intake) -> APIRouter:
     """Rewards and updates: the routes that take hidden states."""
@@ -44,7 +67,7 @@ def scoring(application: Application, intake: Intake) -> APIRouter:
         application.require_room(None)
         async with (
             call(request) as spent,
-            intake.message(request, VanillaRequest, tensors=True) as message,
+            intake.message(request, _VanillaBody, tensors=True) as message,
         ):
             found = await while_connected(request, application.score(None, message))
             return answer(found, spent=spent)
