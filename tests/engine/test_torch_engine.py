@@ -14,6 +14,7 @@ from r2m.tensors import tensor_value
 from r2m_service.application.align_job import AlignGroup, AlignJob
 from r2m_service.application.scoring_items import HeadKey, HeadSource, Item, Text
 from r2m_service.domain.method import Gate, MethodSettings, Omega
+from r2m_service.domain.runs import TextRules
 from r2m_service.engine.torch_engine import EngineLimits, TorchEngine
 from r2m_service.modeling.head import Head
 from r2m_service.modeling.loading import load_backbone
@@ -48,7 +49,7 @@ async def items(engine, seed, count):
         Text(PROMPTS[seed % 3], f"{RESPONSES[(seed + n) % 5]} " * (1 + n % 4) + str(n))
         for n in range(count)
     ]
-    ids = [one.token_ids for one in await engine.encode(texts, truncation="none")]
+    ids = [one.token_ids for one in await engine.encode(texts, rules=TextRules())]
     return [
         Item(one, tensor_value(states(100 * seed + n, width=WIDTH_P), dtype="float32"))
         for n, one in enumerate(ids)

@@ -22,7 +22,7 @@ import time
 from r2m_service.modeling.backbone import Backbone
 encode = Backbone.encode
 def slowly(self, batch, **more):
-    if any(len(ids) > 60 for ids in batch):
+    if any(60 < len(ids) < 128 for ids in batch):
         time.sleep({seconds})
     return encode(self, batch, **more)
 Backbone.encode = slowly
@@ -32,12 +32,13 @@ import torch
 from r2m_service.modeling.backbone import Backbone
 encode = Backbone.encode
 def breaks(self, batch, **more):
-    if any(len(ids) > 60 for ids in batch):
+    if any(60 < len(ids) < 128 for ids in batch):
         raise torch.AcceleratorError("an illegal memory access was encountered")
     return encode(self, batch, **more)
 Backbone.encode = breaks
 """
-LONG = Sample("long", "Hi", "word " * 20)  # more than 60 tokens: what the faults wait for
+LONG = Sample("long", "Hi", "word " * 20)
+"""More than 60 tokens: what the faults wait for. The check of a model at its start has 128."""
 
 
 def drained(server):

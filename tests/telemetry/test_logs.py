@@ -99,7 +99,7 @@ FAULT = """
 import r2m_service.modeling.backbone as b
 encode = b.Backbone.encode
 def broken(self, batch, **more):
-    if any(len(ids) > 85 for ids in batch):
+    if any(85 < len(ids) < 128 for ids in batch):
         raise ValueError("the text was canary-prompt-4711")
     return encode(self, batch, **more)
 b.Backbone.encode = broken
