@@ -55,7 +55,7 @@ def main() -> None:
     with Client(args.url, timeout=300) as client:
         client.create_run(
             args.run,
-            policy_hidden_size=policy.config.hidden_size,
+            policy_hidden_size=policy.config.get_text_config().hidden_size,
             method={"audit_rate": 0.25},  # of the groups are marked for outside labels
         )
         if args.resume:  # other rollouts will come under the steps that follow: a branch for them

@@ -117,7 +117,7 @@ def _train(
     with Client(url, timeout=300) as client:
         run = client.create_run(
             RUN,
-            policy_hidden_size=policy.config.hidden_size,
+            policy_hidden_size=policy.config.get_text_config().hidden_size,
             method={"profile": "guarded", "width": WIDTH},
         )
         console.print(f"run           {run.run}, fingerprint {run.fingerprint[:12]}\n")

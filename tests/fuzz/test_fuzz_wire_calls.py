@@ -115,7 +115,17 @@ TURN = {"role": "a", "content": "c", "name": "n", "tool_call_id": "i", "tool_cal
 WITH = {"group": "g", "finish_reason": "stop", "hidden_states": [[1.0]], "tokens": 1}
 STATES = ("hidden_states", "hidden_state", "last_token", "tokens")
 SAMPLES = [
-    Sample("a", "p", "r", format="raw", hidden_state="pre_norm", last_token=True, **WITH),
+    Sample(
+        "a",
+        "p",
+        "r",
+        format="raw",
+        special_tokens=False,
+        truncation="left",
+        hidden_state="pre_norm",
+        last_token=True,
+        **WITH,
+    ),
     Sample("b", messages=[TURN], tools=[{"name": "f"}], **WITH),
     Sample("c", token_ids=[1], **WITH),
     Sample("f", "half \ud83d", "r", **WITH),
