@@ -202,7 +202,10 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
     )
     tokenizer = loaded.text.tokenizer
     queries = Queries(
-        settings.get_reward_text, eos=tokenizer.eos_token or "", pad=tokenizer.pad_token or ""
+        settings.get_reward_text,
+        eos=tokenizer.eos_token or "",
+        pad=tokenizer.pad_token or "",
+        encoder=loaded.looks_ahead,
     )
     parts = Parts(
         application,

@@ -21,7 +21,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 OTHERS = {"--check", "--minutes", "--part", "--tables"}  # of docs/generate.py and of benchmarks
 # Of trainers, on their page; of OpenRLHF's and ms-swift's the part before a dot or an underscore.
 OF_TRAINERS = {"--apply-chat-template", "--ds", "--remote", "--reward", "--reward-key", "--train"}
-OF_TRAINERS |= {"--rm-type", "--rm-url", "--rlhf", "--external"}
+OF_TRAINERS |= {"--data", "--rm-type", "--rm-url", "--rlhf", "--external"}
 OF_TRAINERS |= {"--policy", "--resume", "--steps"}  # examples/own_loop.py
 # Of docker, helm and kubectl, on theirs; and of keys, which are on their way.
 OF_DEPLOY = {"--build-arg", "--from-literal", "--no-deps", "--profile", "--reset-then-reuse-values"}

@@ -12,6 +12,7 @@ import re
 import httpx
 import pytest
 import torch
+from support.classifiers import save_tiny
 from support.models import MAX_LENGTH, save_reward_model, tokenizer
 from support.serving import running
 from tokenizers.processors import TemplateProcessing
@@ -179,3 +180,15 @@ def test_the_setting_chooses_another_reading(tmp_path):
                 assert refused.json()["error"]["code"] == "text_too_long"
             else:
                 assert one.asked([long]) == pytest.approx([one.reward(long)], abs=1e-5)
+
+
+def test_an_encoder_reads_the_special_tokens_that_its_class_pools(tmp_path):
+    """Neither trainer's server has one, and without them it would read another token's state."""
+    folder = save_tiny("bert", tmp_path / "model")
+    with world(folder) as one:
+        right = one.reward("It is wide.", special=True)
+        assert one.asked(["It is wide."]) == pytest.approx([right], abs=1e-5)
+        body = {"messages": ["It is wide."]}
+        answer = httpx.post(f"{one.url}/v1/score/evaluation", json=body, timeout=60).json()
+        assert answer["scores"] == pytest.approx([right], abs=1e-5)
+        assert abs(one.reward("It is wide.") - right) > 1e-3

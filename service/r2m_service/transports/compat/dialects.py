@@ -41,7 +41,7 @@ from r2m_service.transports.compat.messages import (
     example_of,
 )
 from r2m_service.transports.compat.queries import Queries
-from r2m_service.transports.compat.rewards import Rewards, conversation, decoded, of_ids, raw
+from r2m_service.transports.compat.rewards import Rewards, conversation, of_ids, raw
 
 M = TypeVar("M", bound=BaseModel)
 Name = Callable[[], str]
@@ -202,11 +202,6 @@ def _usage(rewards: Rewards) -> UsageOut:
     return UsageOut(prompt_tokens=tokens, total_tokens=tokens)
 
 
-def llamafactory_samples(request: LlamaFactoryRequest) -> list[SampleIn]:
-    """Its texts, as its own API server reads them."""
-    return [decoded("", text) for text in request.messages]
-
-
 def llamafactory_answer(
     request: LlamaFactoryRequest, rewards: Rewards, model: Name
 ) -> LlamaFactoryAnswer:
@@ -308,7 +303,7 @@ DIALECTS: tuple[Dialect[Any], ...] = (
         "llamafactory",
         "LLaMA-Factory's reward_model_type api",
         LlamaFactoryRequest,
-        llamafactory_samples,
+        Queries().evaluated,
         llamafactory_answer,
         place=lambda _, number: f"messages[{number}]",
         example=example_of(LlamaFactoryAnswer),

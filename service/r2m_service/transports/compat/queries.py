@@ -1,4 +1,4 @@
-"""How /get_reward reads OpenRLHF's queries: as OpenRLHF's own server does."""
+"""How OpenRLHF's and LLaMA-Factory's texts are read: as these trainers' own servers do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 from r2m.errors import Code, Problem
 from r2m_service.application.contract import SampleIn
-from r2m_service.transports.compat.messages import GetRewardRequest
+from r2m_service.transports.compat.messages import GetRewardRequest, LlamaFactoryRequest
 from r2m_service.transports.compat.rewards import decoded, raw
 
 Reading = Literal["one-eos", "as-is", "tokenizer"]
@@ -15,19 +15,27 @@ Reading = Literal["one-eos", "as-is", "tokenizer"]
 
 @dataclass(frozen=True, slots=True)
 class Queries:
-    """A way to read queries.
+    """A way to read texts that were decoded from tokens.
 
     Attributes:
-        reading: `get_reward_text` of the settings, which says what each value means.
+        reading: of OpenRLHF's: `get_reward_text` of the settings, which says what each value means.
         eos, pad: the tokenizer's tokens as text; empty: it has none.
+        encoder: whether the reward model is one: its class reads the special tokens that the
+            tokenizer adds, so a text is read as on the other routes. No trainer's server has one.
     """
 
     reading: Reading = "one-eos"
     eos: str = ""
     pad: str = ""
+    encoder: bool = False
+
+    def evaluated(self, request: LlamaFactoryRequest) -> list[SampleIn]:
+        """LLaMA-Factory's texts."""
+        sample = raw if self.encoder else decoded
+        return [sample("", text) for text in request.messages]
 
     def samples(self, request: GetRewardRequest) -> list[SampleIn]:
-        """Queries, split where their prompts say so.
+        """OpenRLHF's queries, split where their prompts say so.
 
         Raises:
             Problem: invalid_request: there are prompts, and not one a query.
@@ -42,9 +50,10 @@ class Queries:
         return [self._sample(*both) for both in zip(request.query, prompts, strict=True)]
 
     def _sample(self, query: str, prompt: str) -> SampleIn:
-        if self.reading == "one-eos":
+        reading = "tokenizer" if self.encoder else self.reading
+        if reading == "one-eos":
             query, prompt = self._end(self._begin(query)), self._begin(prompt)
-        sample = raw if self.reading == "tokenizer" else decoded
+        sample = raw if reading == "tokenizer" else decoded
         # A query was decoded from tokens, and need not start with its prompt letter by letter.
         if prompt and query.startswith(prompt):
             return sample(prompt, query[len(prompt) :])

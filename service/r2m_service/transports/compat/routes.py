@@ -94,13 +94,14 @@ def compat(
 
     Args:
         run: whose live head answers at the root; None: the frozen reward model.
-        queries: how OpenRLHF's are read.
+        queries: how texts are read that were decoded from tokens.
     """
     routes = APIRouter(tags=[TAG], route_class=_Route)
     add = partial(_add, routes, run)
+    reads = {"openrlhf": queries.samples, "llamafactory": queries.evaluated}
     for dialect in DIALECTS:
-        if dialect.name == "openrlhf":
-            dialect = replace(dialect, samples=queries.samples)
+        if dialect.name in reads:
+            dialect = replace(dialect, samples=reads[dialect.name])
         add(
             dialect.path,
             dialect.name,

@@ -69,7 +69,7 @@ def build_app(
         idle_seconds: a body that pauses longer is given up.
         buffers: where the memory of safetensors bodies is from; None: new memory each time.
         compat_run: whose live head answers the trainers' own calls; None: the frozen reward model.
-        queries: how /get_reward reads what it gets.
+        queries: how trainers' texts are read that were decoded from tokens.
         gate: who is let in; None: everybody.
         probes: whether the routes of `ops` are here too; False: they have an address of their own.
         metrics: hears of each call.
