@@ -205,7 +205,7 @@ def build(settings: Settings, *, backbone: Backbone | None = None) -> Parts:
         settings.get_reward_text,
         eos=tokenizer.eos_token or "",
         pad=tokenizer.pad_token or "",
-        encoder=loaded.looks_ahead,
+        encoder=loaded.pooled,
     )
     parts = Parts(
         application,

@@ -255,12 +255,12 @@ class Settings(BaseSettings):
         examples=["tldr-7"],
     )
     get_reward_text: Literal["one-eos", "as-is", "tokenizer"] = Field(
-        default="one-eos",
-        description="how OpenRLHF's /get_reward reads a query. one-eos: no special tokens are "
-        "added, one eos ends it in place of the pads and eos around it, and what is too long is "
-        "cut on the right, as OpenRLHF's server does up to 0.8.2; as-is: likewise, but pads and "
-        "eos stay as they are, as it does since 0.8.3; tokenizer: as on the other routes, with the "
-        "special tokens that the tokenizer adds, and uncut",
+        default="as-is",
+        description="how OpenRLHF's /get_reward reads a query. as-is: no special tokens are added, "
+        "and what is too long is cut on the right, as OpenRLHF's server does since 0.8.3; one-eos: "
+        "likewise, and one eos ends it in place of the pads and eos around it, as it did before; "
+        "tokenizer: as on the other routes, with the special tokens that the tokenizer adds, and "
+        "uncut",
     )
     metrics_runs: int = Field(
         default=32,

@@ -90,7 +90,7 @@ def world(folder, **settings):
 @pytest.fixture(scope="module", params=["<pad>", "</s>", None], ids=["pad", "pad is eos", "no pad"])
 def served(request, tmp_path_factory):
     folder = save(tmp_path_factory.mktemp("adds-bos") / "model", request.param)
-    with world(folder) as one:
+    with world(folder, get_reward_text="one-eos") as one:
         yield one
 
 
@@ -163,7 +163,8 @@ def test_other_routes_go_on_adding_what_the_tokenizer_adds(served, kind):
     assert (refused.code, refused.field) == ("text_invalid", "special_tokens")
 
 
-def test_the_setting_chooses_another_reading(tmp_path):
+def test_by_default_a_query_is_taken_as_it_is_and_the_setting_chooses(tmp_path):
+    """As its server since 0.8.3 does."""
     folder = save(tmp_path / "model", "<pad>")
     for kind, text, special in (
         ("as-is", QUERIES["plain"], False),
@@ -171,7 +172,8 @@ def test_the_setting_chooses_another_reading(tmp_path):
         ("tokenizer", QUERIES["plain"], True),
         ("tokenizer", QUERIES["eos"], True),
     ):
-        with world(folder, get_reward_text=kind) as one:
+        settings = {} if kind == "as-is" else {"get_reward_text": kind}
+        with world(folder, **settings) as one:
             (reward,) = one.asked([text])
             assert reward == pytest.approx(one.reward(text, special=special), abs=1e-5)
             long = QUERIES["too long"]

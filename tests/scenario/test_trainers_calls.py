@@ -51,14 +51,6 @@ def samples():
     ]
 
 
-def as_openrlhf_reads_them():
-    """What /get_reward makes of the same texts: one eos at the end."""
-    return [
-        dataclasses.replace(one, response=one.response.removesuffix("</s>") + "</s>")
-        for one in samples()
-    ]
-
-
 def asked(url, run=""):
     """What each trainer makes of all samples, by asking for one at a time, all at once."""
     base = url + (f"/runs/{run}" if run else "")
@@ -88,11 +80,9 @@ def test_every_dialect_gives_the_native_rewards_bit_for_bit(exact, native):
     for run in ("root", "other"):
         scored = native.score(samples(), run=run).raise_for_errors()
         found, logs = asked(exact.urls["http"], "" if run == "root" else run)
-        with_eos = native.score(as_openrlhf_reads_them(), run=run).raise_for_errors()
         for name, rewards in found.items():
-            expected = with_eos if name == "openrlhf" else scored
-            assert rewards == expected.rewards, (run, name)
-        for one, score in zip(logs, with_eos.scores, strict=True):
+            assert rewards == scored.rewards, (run, name)
+        for one, score in zip(logs, scored.scores, strict=True):
             assert one == {
                 "truncated": 0,
                 "vanilla_reward": score.vanilla_reward,
@@ -105,11 +95,9 @@ def test_every_dialect_gives_the_native_rewards_bit_for_bit(exact, native):
 def test_without_a_run_they_are_the_frozen_model_s(server):
     with Client(server.urls["http"], retries=0) as client:
         vanilla = client.score(samples()).raise_for_errors().rewards
-        with_eos = client.score(as_openrlhf_reads_them()).raise_for_errors().rewards
     found, logs = asked(server.urls["http"])
     for name, rewards in found.items():
-        expected = with_eos if name == "openrlhf" else vanilla
-        assert rewards == pytest.approx(expected, abs=1e-5), name
+        assert rewards == pytest.approx(vanilla, abs=1e-5), name
     assert all(set(one) == {"vanilla_reward", "tokens", "truncated"} for one in logs)
 
 
@@ -175,7 +163,7 @@ def test_a_run_learns_from_labels_that_come_beside_the_trainer(exact, native):
     assert aligned.verdict == "accepted", aligned.reason
     after, logs = asked(url, "beside")
     assert {one["head"] for one in logs} == {aligned.head}
-    assert after["openrlhf"] == native.score(as_openrlhf_reads_them(), run="beside").rewards
+    assert after["openrlhf"] == native.score(samples(), run="beside").rewards
     assert after["openrlhf"] != before["openrlhf"]
 
 
@@ -187,10 +175,7 @@ def test_the_same_text_may_come_twice_in_a_batch(exact, native):
             "prompts": [one.prompt for one in sent],
         }
         answer = http.post("/get_reward", json=body).json()
-    one_each = [
-        dataclasses.replace(one, id=f"n{n}")
-        for n, one in enumerate([*as_openrlhf_reads_them(), *as_openrlhf_reads_them()])
-    ]
+    one_each = [dataclasses.replace(one, id=f"n{n}") for n, one in enumerate(sent)]
     assert answer["rewards"] == native.score(one_each, run="root").rewards
 
 
@@ -243,6 +228,6 @@ def test_a_server_started_for_a_run_answers_at_its_root(reward_model, tmp_path):
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "unknown_run")
         client.create_run("mine", feedback="none", method={"width": 16})
         answer = http.post("/get_reward", json=body).json()
-        sample = Sample("a", PROMPTS[0], f"{RESPONSES[0]}</s>", format="raw")
+        sample = Sample("a", PROMPTS[0], RESPONSES[0], format="raw")
         assert answer["rewards"] == client.score([sample], run="mine").rewards
         assert answer["extra_logs"]["head"] == [0]

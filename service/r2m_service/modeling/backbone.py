@@ -46,6 +46,7 @@ class Backbone:
         pad: the id that fills a shorter text of a batch.
         switches: text lengths beyond which the model computes all its tokens differently (LongRoPE
             has one set of frequencies for short texts and one for long ones).
+        pooled: whether its class pools (an encoder), instead of reading one token.
         looks_ahead: whether a token's state may depend on those behind it: padding is masked.
         alone: whether padding changes rewards all the same, so that each text has its own pass.
         notes: what an operator should know of this model, in sentences.
@@ -71,7 +72,8 @@ class Backbone:
         self.dtype = dtype
         self.pad = pad
         self.switches = switches
-        self.looks_ahead = isinstance(reader, PooledReader)
+        self.pooled = isinstance(reader, PooledReader)
+        self.looks_ahead = self.pooled
         self.alone = False
         self.notes: tuple[str, ...] = ()
         self.weight_R = weight_R.detach().float().to(device)

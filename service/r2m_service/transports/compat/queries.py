@@ -24,7 +24,7 @@ class Queries:
             tokenizer adds, so a text is read as on the other routes. No trainer's server has one.
     """
 
-    reading: Reading = "one-eos"
+    reading: Reading = "as-is"
     eos: str = ""
     pad: str = ""
     encoder: bool = False
