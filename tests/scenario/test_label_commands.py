@@ -78,7 +78,7 @@ def test_anchors(r2m, run):
     refused = r2m("anchors", "put", run, input=json.dumps({**pair, "rejected": "4."}))
     assert refused.exit_code == 1
     assert "same text" in refused.stderr
-    assert "line 1 has no string" in r2m("anchors", "put", run, input="{}").stderr
+    assert "line 1 has no 'chosen'" in r2m("anchors", "put", run, input="{}").stderr
 
 
 def test_freeze(r2m, run):
