@@ -65,6 +65,12 @@ def test_a_text_is_read_where_its_class_reads(tmp_path, kind, pad):
     assert close(rewards(folder), own(AutoModelForSequenceClassification.from_pretrained(folder)))
 
 
+@pytest.mark.parametrize(("kind", "pad"), [("llama", -1), ("gpt_neox", -1), ("gpt_neox", 1000)])
+def test_a_padding_id_of_no_token_is_none(tmp_path, kind, pad):
+    folder = edit_config(models.save_reward_model(tmp_path / "m", kind), pad_token_id=pad)
+    assert close(rewards(folder), own(AutoModelForSequenceClassification.from_pretrained(folder)))
+
+
 def test_only_a_model_that_pads_with_eos_has_another_fingerprint(tmp_path):
     """Its ordinary texts are read elsewhere than before; those of other models are not."""
     folder = models.save_reward_model(tmp_path / "m")
@@ -114,7 +120,7 @@ class OpenRlhf(torch.nn.Module):
 
 
 @pytest.mark.parametrize("architecture", ["RewardModel", "LLMForSequenceRegression"])
-@pytest.mark.parametrize("prefix", ["score", "value_head"])
+@pytest.mark.parametrize("prefix", ["score", "value_head", "reward"])
 @pytest.mark.parametrize("scale", [None, (0.3, 2.5)])
 def test_a_reward_model_that_openrlhf_saved(tmp_path, architecture, prefix, scale):
     folder = models.save_reward_model(tmp_path / "m", pad_token_id=2)
@@ -127,10 +133,37 @@ def test_a_reward_model_that_openrlhf_saved(tmp_path, architecture, prefix, scal
         },
     )
     changes = {"architectures": [architecture], "id2label": None, "label2id": None}
+    changes["value_head_prefix"] = prefix
     if scale:
         changes |= {"normalize_reward": True, "mean": scale[0], "std": scale[1]}
     edit_config(folder, **changes)
     assert close(rewards(folder), OpenRlhf(base, weight, *(scale or ())).rewards(TEXTS))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"mean": "low", "std": 1.0}, {"mean": 0.0, "std": 0.0}, {"mean": [1.0], "std": 1.0}]
+)
+def test_a_normalization_without_numbers_is_refused(tmp_path, changes):
+    folder = models.save_reward_model(tmp_path / "m")
+    edit_config(folder, architectures=["RewardModel"], normalize_reward=True, **changes)
+    with pytest.raises(
+        ModelRefusedError, match=r"normalize_reward needs two numbers.*config\.json"
+    ):
+        load_backbone(str(folder))
+
+
+def test_trls_value_head_lies_beside_the_decoder(tmp_path):
+    """As `AutoModelForCausalLMWithValueHead` saves it: with its bias, in one file."""
+    folder = models.save_reward_model(tmp_path / "m")
+    base = AutoModel.from_pretrained(folder)
+    head = {"v_head.summary.weight": torch.randn(1, models.WIDTH_R)}
+    head["v_head.summary.bias"] = torch.tensor([0.7])
+    edit_weights(
+        folder, lambda tensors: {k: v for k, v in tensors.items() if k != "score.weight"} | head
+    )
+    edit_config(folder, architectures=["LlamaForCausalLM"], id2label=None, label2id=None)
+    theirs = OpenRlhf(base, head["v_head.summary.weight"]).rewards(TEXTS) + 0.7
+    assert close(rewards(folder), theirs)
 
 
 def test_llama_factorys_value_head_and_any_decoder(tmp_path):
@@ -228,6 +261,71 @@ def test_an_adapter_without_its_head_is_refused(tmp_path):
         load_backbone(str(tmp_path / "a"))
 
 
+def save_adapter(folder, base, model, **changes):
+    """A random LoRA adapter of a model's q_proj; returns the adapted model."""
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(model, LoraConfig(r=4, **changes))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                parameter.normal_(0, 0.3)
+    adapted.save_pretrained(folder)
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text()) | {"base_model_name_or_path": str(base)}
+    path.write_text(json.dumps(settings))
+    return adapted
+
+
+def classifier(base, labels=1):
+    return AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=labels, pad_token_id=0, ignore_mismatched_sizes=True
+    )
+
+
+@OF_THEIR_OWN
+@pytest.mark.parametrize("change", [{"use_dora": True}, {"use_rslora": True}, {"bias": "all"}, {}])
+def test_an_adapter_is_merged_whatever_lies_beside_it(tmp_path, change):
+    base = models.save_reward_model(tmp_path / "base", num_labels=3)  # its own head is replaced
+    adapted = save_adapter(tmp_path / "a", base, classifier(base), task_type="SEQ_CLS", **change)
+    shutil.copy(base / "config.json", tmp_path / "a")
+    theirs = own(adapted)
+    assert close(rewards(tmp_path / "a"), theirs)
+    adapted.merge_and_unload().save_pretrained(tmp_path / "a")
+    with pytest.raises(ModelRefusedError, match=r"a whole model and a PEFT adapter.*take out"):
+        load_backbone(str(tmp_path / "a"))
+
+
+@OF_THEIR_OWN
+def test_an_adapter_brings_an_encoders_whole_head(tmp_path):
+    base = tmp_path / "base"
+    torch.manual_seed(0)
+    AutoModel.from_config(classifiers.tiny_config("roberta")).save_pretrained(base)
+    models.tokenizer(template=None, encoder=True).save_pretrained(base)
+    adapted = save_adapter(tmp_path / "a", base, classifier(base), task_type="SEQ_CLS")
+    assert close(rewards(tmp_path / "a"), own(adapted))
+
+
+@OF_THEIR_OWN
+def test_an_adapter_whose_head_would_not_be_loaded_is_refused(tmp_path):
+    """PEFT drops tensors that it has no place for: the head would be random."""
+    base = models.save_reward_model(tmp_path / "base")
+    causal = AutoModelForCausalLM.from_pretrained(base)
+    only_q = {"target_modules": ["q_proj"]}
+    save_adapter(tmp_path / "lm", base, causal, **only_q, modules_to_save=["lm_head"])
+    with pytest.raises(ModelRefusedError, match="without a scoring head"):
+        load_backbone(str(tmp_path / "lm"))
+    save_adapter(tmp_path / "a", base, AutoModelForCausalLM.from_pretrained(base), **only_q)
+    path = tmp_path / "a" / "adapter_model.safetensors"
+    head = {"base_model.model.score.weight": torch.randn(1, models.WIDTH_R)}
+    save_file(load_file(path) | head, path, {"format": "pt"})
+    with pytest.raises(ModelRefusedError, match=r"score\.weight.*does not load"):
+        load_backbone(str(tmp_path / "a"))
+    save_adapter(tmp_path / "two", base, classifier(base, 2), task_type="SEQ_CLS")
+    with pytest.raises(ModelRefusedError, match=r"2 rows in score\.weight"):
+        load_backbone(str(tmp_path / "two"))
+
+
 def test_a_bias_that_the_class_does_not_load_is_refused(tmp_path):
     folder = models.save_reward_model(tmp_path / "m")
     edit_weights(folder, lambda tensors: {**tensors, "score.bias": torch.tensor([5.0])})
@@ -261,6 +359,33 @@ def test_own_code_is_run_and_compared_or_refused(tmp_path, change):
             load_backbone(str(folder), trust_remote_code=True)
     else:
         assert close(rewards(folder, trust_remote_code=True), theirs)
+
+
+FIRST_PAD = """
+import torch
+from transformers import LlamaForSequenceClassification
+
+
+class FirstPad(LlamaForSequenceClassification):
+    def forward(self, input_ids, attention_mask=None, **kwargs):
+        states = self.model(input_ids=input_ids, attention_mask=attention_mask)[0]
+        is_pad = torch.eq(input_ids, self.config.pad_token_id).int()
+        read = (is_pad.argmax(-1) - 1) % input_ids.shape[-1]
+        logits = self.score(states[torch.arange(len(read)), read])
+        return type("Out", (), {"logits": logits})()
+"""
+
+
+@pytest.mark.parametrize("pad", [0, 2])
+def test_own_code_that_reads_before_the_first_padding_is_read_there(tmp_path, pad):
+    """As transformers' classes did before 4.40: a text may hold the padding token inside."""
+    folder = models.save_reward_model(tmp_path / f"first{pad}")
+    (folder / "first.py").write_text(FIRST_PAD)
+    automap = {"AutoModelForSequenceClassification": "first.FirstPad"}
+    edit_config(folder, auto_map=automap, pad_token_id=pad)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+    texts = [*TEXTS, (5, 2, 7, 0, 9, 2), (5, 9, 7, 3, 2, 8)]
+    assert close(rewards(folder, texts, trust_remote_code=True), own(model, texts))
 
 
 def test_rope_switches_never_share_a_pass(tmp_path):
@@ -362,6 +487,43 @@ def test_an_encoder_without_a_template_reads_the_tokenizers_pair(tmp_path):
     for raw in (False, True):  # behind a separator the model would take the rest for a response
         with pytest.raises(TextError, match="separator"):
             text.pair("Hi</s>", "Hello.", raw=raw)
+
+
+def test_a_head_file_is_not_for_an_encoder(tmp_path):
+    model = save_encoder(tmp_path, segments=1)
+    model.bert.save_pretrained(tmp_path)
+    head = tmp_path / "head.safetensors"
+    save_file({"head.weight": torch.randn(1, models.WIDTH_R)}, head)
+    with pytest.raises(ModelRefusedError, match="is an encoder, and --head is for decoders"):
+        load_backbone(str(tmp_path), head_file=head)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_file_that_is_cut_short_is_named(tmp_path, name, content):
+    folder = models.save_reward_model(tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_text(content)
+    with pytest.raises(ModelRefusedError, match=name):
+        load_backbone(str(folder))
+
+
+def test_weights_of_another_shape_are_named(tmp_path):
+    folder = edit_config(models.save_reward_model(tmp_path / "m"), vocab_size=330)
+    with pytest.raises(ModelRefusedError, match=r"embed_tokens.*\[320, 32\].*\[330, 32\]"):
+        load_backbone(str(folder))
+
+
+def test_labels_that_nothing_states_are_asked_for(tmp_path):
+    """Heads outside of safetensors files are not looked at."""
+    folder = models.save_reward_model(tmp_path / "m")
+    theirs = own(AutoModelForSequenceClassification.from_pretrained(folder))
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    edit_config(folder, id2label=None, label2id=None)
+    with pytest.raises(ModelRefusedError, match=r'"num_labels": 1 into its config\.json'):
+        load_backbone(str(folder))
+    assert close(rewards(edit_config(folder, num_labels=1)), theirs)
 
 
 def test_a_quantised_checkpoint_without_its_library_is_refused_by_name(tmp_path):

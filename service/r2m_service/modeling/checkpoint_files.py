@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors import safe_open
 from transformers.utils.hub import cached_file
@@ -35,9 +35,29 @@ class ModelRefusedError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """An error's first line, or its class's name where it has no text."""
-    text = str(error).strip().partition("\n")[0]
-    return text or type(error).__name__
+    """An error's first line, or its class's name where it has no text.
+
+    A line that ends in a colon says nothing without the next.
+    """
+    first, _, rest = str(error).strip().partition("\n")
+    if first.endswith(":"):
+        first = f"{first} {rest.strip().partition(chr(10))[0]}".strip()
+    return first or type(error).__name__
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ModelRefusedError: the file holds something else.
+    """
+    try:
+        value: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelRefusedError(f"{path} is no JSON: {first_line(error)}") from error
+    if not isinstance(value, dict):
+        raise ModelRefusedError(f"{path} holds no JSON object")
+    return cast("dict[str, Any]", value)
 
 
 @dataclass(slots=True)
@@ -78,20 +98,21 @@ def has_tokenizer(model: str) -> bool:
     return any(file_of(model, name, download=True) is not None for name in names)
 
 
-def headers_of(model: str, whole: str = WEIGHTS, *, download: bool) -> Headers:
-    """Shapes of a checkpoint's tensors, from the headers of its safetensors files."""
-    index = file_of(model, WEIGHTS_INDEX, download=download)
+def headers_of(
+    model: str,
+    whole: str = WEIGHTS,
+    *,
+    heads: tuple[str, ...] = (*HEAD_NAMES, *ENCODER_HEAD_NAMES),
+    download: bool,
+) -> Headers:
+    """Shapes of a checkpoint's tensors, from the headers of its safetensors files.
+
+    Of a checkpoint in shards, only those that hold one of `heads` are read (and fetched).
+    """
+    weight_map = _weight_map(model, download=download) if whole == WEIGHTS else None
     names = [whole]
-    if index is not None:
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        # Only shards that may hold a head: others need not be read (or fetched) for it.
-        names = sorted(
-            {
-                shard
-                for name, shard in weight_map.items()
-                if name in (*HEAD_NAMES, *ENCODER_HEAD_NAMES)
-            }
-        )
+    if weight_map is not None:
+        names = sorted({shard for name, shard in weight_map.items() if name in heads})
     headers = Headers()
     for name in names:
         path = file_of(model, name, download=download)
@@ -110,10 +131,9 @@ def headers_of(model: str, whole: str = WEIGHTS, *, download: bool) -> Headers:
 
 def read_tensors(model: str, names: tuple[str, ...]) -> dict[str, Any]:
     """Tensors of a checkpoint's safetensors files, by name; those that it lacks are left out."""
-    index = file_of(model, WEIGHTS_INDEX, download=True)
+    weight_map = _weight_map(model, download=True)
     files = {WEIGHTS}
-    if index is not None:
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    if weight_map is not None:
         files = {weight_map[name] for name in names if name in weight_map}
     tensors: dict[str, Any] = {}
     for name in files:
@@ -123,6 +143,17 @@ def read_tensors(model: str, names: tuple[str, ...]) -> dict[str, Any]:
                 present = set(file.keys())
                 tensors |= {key: file.get_tensor(key) for key in names if key in present}
     return tensors
+
+
+def _weight_map(model: str, *, download: bool) -> dict[str, str] | None:
+    """Shards by tensor name; None: the checkpoint is one file."""
+    index = file_of(model, WEIGHTS_INDEX, download=download)
+    if index is None:
+        return None
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ModelRefusedError(f"{index} has no weight_map")
+    return cast("dict[str, str]", weight_map)
 
 
 def file_of(model: str, name: str, *, download: bool) -> Path | None:

@@ -20,16 +20,22 @@ from r2m_service.modeling.checkpoints import Checkpoint, normalization
 
 def own_head(checkpoint: Checkpoint, width_R: int) -> tuple[Tensor, Tensor | None]:
     """The head that lies beside the decoder's weights, normalized as its configuration says."""
-    assert checkpoint.head is not None
-    bias_name = f"{checkpoint.head.removesuffix('weight')}bias"
-    tensors = read_tensors(checkpoint.source, (checkpoint.head, bias_name))
-    weight_R, bias = _checked_head(checkpoint.source, tensors, checkpoint.head, width_R)
+    names = own_head_names(checkpoint)
+    tensors = read_tensors(checkpoint.source, names)
+    weight_R, bias = _checked_head(checkpoint.source, tensors, names[0], width_R)
     scale = normalization(checkpoint.written)
     if scale is None:
         return weight_R, bias
     mean, std = scale
     shifted = torch.tensor(-mean) if bias is None else bias.float() - mean
     return weight_R.float() / std, shifted / std
+
+
+def own_head_names(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Names of that head's weight, and of the bias that it may have."""
+    if checkpoint.head is None:
+        return ()
+    return checkpoint.head, f"{checkpoint.head.removesuffix('weight')}bias"
 
 
 def read_head(path: Path, width_R: int) -> tuple[Tensor, Tensor | None]:

@@ -24,9 +24,20 @@ from transformers import (
 
 from r2m_service.modeling import TEMPLATE_DATE
 from r2m_service.modeling.backbone import Backbone
-from r2m_service.modeling.checkpoint_files import ModelRefusedError, first_line, has_tokenizer
-from r2m_service.modeling.checkpoints import Checkpoint, Kind, inspect_checkpoint
-from r2m_service.modeling.head_files import own_head, read_head
+from r2m_service.modeling.checkpoint_files import (
+    ModelRefusedError,
+    first_line,
+    has_tokenizer,
+    headers_of,
+)
+from r2m_service.modeling.checkpoints import (
+    ADAPTER_PREFIX,
+    ADAPTER_WEIGHTS,
+    Checkpoint,
+    Kind,
+    inspect_checkpoint,
+)
+from r2m_service.modeling.head_files import own_head, own_head_names, read_head
 from r2m_service.modeling.limits import (
     embedded_ids,
     max_length_of,
@@ -47,9 +58,6 @@ NEEDS_EAGER = {"gemma2"}
 
 HEAD_MODULES = ("score.", "classifier.", "value_head.", "v_head.", "head.")
 """Where scoring heads lie; a tensor there that is not loaded changes every reward."""
-
-HEAD_KEYS = ("score.weight", "classifier.weight", "classifier.bias")
-"""Of the base model under an adapter, which brings them."""
 
 
 def load_backbone(
@@ -94,13 +102,13 @@ def load_backbone(
     except Exception as error:  # a file that is cut short, a library that is missing, own code
         raise ModelRefusedError(f"cannot load {model!r}: {first_line(error)}") from error
     limit = max_length_of(checkpoint.config, tokenizer, max_length, notes)
-    pad = pad_of(checkpoint.config)
     # Before the weights: a head that does not fit is found at once.
     head = None if head_file is None else read_head(head_file, width_of(checkpoint.config))
     options: dict[str, Any] = {
         "config": checkpoint.config,
         "dtype": DTYPES[kind],
         "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # `_refuse_missing` names them
         "trust_remote_code": trust_remote_code,
     }
     if getattr(checkpoint.config, "model_type", "") in NEEDS_EAGER:
@@ -110,6 +118,9 @@ def load_backbone(
         base: nn.Module = whole.base_model
         rows = embedded_ids(model, base, tokenizer)
         limit = within_table(limit, base, asked=max_length)
+        pad = pad_of(checkpoint.config)
+        if pad is not None and not 0 <= pad < rows:
+            pad = None  # of no token: some configurations say so with -1
         probes = probes_of(tokenizer, limit, pad)
         if checkpoint.kind is Kind.CLASSIFIER:
             reader, weight_R, bias = _as_its_class(checkpoint, whole, tokenizer, probes, where)
@@ -137,6 +148,8 @@ def load_backbone(
             pad=0 if pad is None else pad,
             switches=rope_switches(checkpoint.config),
         )
+        # A class that looks for padding by its id finds none in a batch.
+        backbone.alone = pad is None and isinstance(reader, PooledReader)
         notes += settle(backbone, probes)
     except ModelRefusedError:
         raise
@@ -210,10 +223,17 @@ def _weights(checkpoint: Checkpoint, options: dict[str, Any], notes: list[str]) 
     elif checkpoint.adapter is not None:  # it names its weights as those of a causal LM
         auto = AutoModelForCausalLM
     whole, info = auto.from_pretrained(checkpoint.source, **options)
-    # The head that an adapter was trained with comes with the adapter.
-    _refuse_missing(checkpoint, info, but=HEAD_KEYS if checkpoint.adapter is not None else ())
+    brought = _brought(checkpoint)
+    _refuse_missing(checkpoint, info, but={name.removeprefix(ADAPTER_PREFIX) for name in brought})
     _refuse_unloaded(checkpoint, whole, info, notes)
-    return _merged(checkpoint, whole)
+    return _merged(checkpoint, whole, brought)
+
+
+def _brought(checkpoint: Checkpoint) -> set[str]:
+    """Names of an adapter's tensors; the head that it was trained with is one of them."""
+    if checkpoint.adapter is None:
+        return set()
+    return set(headers_of(checkpoint.adapter, ADAPTER_WEIGHTS, download=True).shapes)
 
 
 def _as_its_class(
@@ -253,8 +273,12 @@ def _as_its_class(
     return pooled, weight_R, bias
 
 
-def _merged(checkpoint: Checkpoint, whole: Any) -> Any:
-    """The model with its adapter in its weights."""
+def _merged(checkpoint: Checkpoint, whole: Any, brought: set[str]) -> Any:
+    """The model with its adapter in its weights.
+
+    Raises:
+        ModelRefusedError: the adapter has tensors that no part of the model takes.
+    """
     if checkpoint.adapter is None:
         return whole
     with warnings.catch_warnings():
@@ -263,7 +287,15 @@ def _merged(checkpoint: Checkpoint, whole: Any) -> Any:
         # PEFT only warns of weights that the adapter lacks, and goes on with random numbers.
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
         peft = importlib.import_module("peft")  # an extra: `checkpoints` has looked for it
-        return peft.PeftModel.from_pretrained(whole, checkpoint.adapter).merge_and_unload()
+        adapted = peft.PeftModel.from_pretrained(whole, checkpoint.adapter)
+        # PEFT drops these without a word.
+        unloaded = sorted(brought - peft.get_peft_model_state_dict(adapted).keys())
+        if unloaded:
+            raise ModelRefusedError(
+                f"{checkpoint.name!r} holds {unloaded[0]!r}, which {type(whole).__name__} does not "
+                "load: its rewards would not be those that it was trained for"
+            )
+        return adapted.merge_and_unload()
 
 
 def _last_layer(checkpoint: Checkpoint, whole: Any) -> tuple[str, nn.Linear]:
@@ -303,7 +335,13 @@ def _separator(checkpoint: Checkpoint, tokenizer: Any) -> int | None:
     return int(separator)
 
 
-def _refuse_missing(checkpoint: Checkpoint, info: Any, *, but: tuple[str, ...] = ()) -> None:
+def _refuse_missing(checkpoint: Checkpoint, info: Any, *, but: set[str]) -> None:
+    for name, stored, made in sorted(info["mismatched_keys"]):
+        if name not in but:
+            raise ModelRefusedError(
+                f"{checkpoint.name!r} holds {name!r} of shape {list(stored)}, its config.json asks "
+                f"for {list(made)}: they do not belong together"
+            )
     missing = sorted(name for name in info["missing_keys"] if name not in but)
     if missing:
         # transformers would go on with random numbers in their place.
@@ -320,7 +358,7 @@ def _refuse_unloaded(
     unloaded = sorted(
         name
         for name in info["unexpected_keys"]
-        if name != checkpoint.head and not name.startswith("lm_head.")
+        if not name.startswith("lm_head.") and name not in own_head_names(checkpoint)
     )
     heads = [name for name in unloaded if name.startswith(HEAD_MODULES)]
     if heads:

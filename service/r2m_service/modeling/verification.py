@@ -29,13 +29,15 @@ ROUNDING = 8
 BATCH_TOLERANCE = {4: 1e-4, 2: 0.1}
 """How far a padded batch may move a reward against its scale, by the dtype's bytes."""
 
+ALONE = "a padded batch would change this model's rewards: texts are read one by one"
+
 
 def probes_of(tokenizer: Any, limit: int, pad: int | None) -> dict[str, tuple[int, ...]]:
     """Token ids of a few texts, each named for the error that it may find.
 
     Args:
         limit: tokens of the longest text.
-        pad: the padding id, where there is one.
+        pad: the padding id, where there is one, among those that the model embeds.
     """
     once = _ids(tokenizer, SENTENCE)
     most = limit if limit <= SHORT_LIMIT else LONG_TOKENS
@@ -43,6 +45,9 @@ def probes_of(tokenizer: Any, limit: int, pad: int | None) -> dict[str, tuple[in
     # Repeated as ids: a tokenizer's separators at both ends stay inside, which no model minds.
     long = (once * (most // len(once) + 1))[:most]
     probes = {"a short text": short, f"a text of {len(long)} tokens": long}
+    if pad is not None and limit > 2:
+        # Some classes read before the first padding token, and others before the padding's end.
+        probes["a text with pad inside"] = (*short[:1], pad, *short[1 : limit - 1])
     ends = {
         "a text that ends in eos": getattr(tokenizer, "eos_token_id", None),
         "a text that ends in pad": pad,
@@ -121,6 +126,8 @@ def settle(backbone: Backbone, probes: Mapping[str, tuple[int, ...]]) -> list[st
     """
     if not backbone.looks_ahead:
         backbone.looks_ahead = _looks_ahead(backbone, next(iter(probes.values())))
+    if backbone.alone:
+        return [ALONE]
     texts = list(probes.values())
     together = torch.stack([one.rte_R for one in backbone.encode(texts)])
     singly = torch.stack([backbone.encode([ids])[0].rte_R for ids in texts])
@@ -129,7 +136,7 @@ def settle(backbone: Backbone, probes: Mapping[str, tuple[int, ...]]) -> list[st
     # `not <=`: a reward that is no number is left to the warm-up pass, which says so.
     if float(moved) > BATCH_TOLERANCE[backbone.dtype.itemsize]:
         backbone.alone = True
-        return ["a padded batch would change this model's rewards: texts are read one by one"]
+        return [ALONE]
     return []
 
 
