@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from r2m_service.modeling.backbone import Backbone
+from r2m_service.modeling.checkpoint_files import ModelRefusedError
 from r2m_service.modeling.readers import Reader, segments_of
 
 SENTENCE = "The quick brown fox jumps over the lazy dog, and the dog does not mind at all. "
@@ -123,7 +124,16 @@ def settle(backbone: Backbone, probes: Mapping[str, tuple[int, ...]]) -> list[st
 
     Returns:
         What an operator should know of it, in sentences.
+
+    Raises:
+        ModelRefusedError: a run could not attend to its token states, which have another width.
     """
+    (read,) = backbone.encode([next(iter(probes.values()))], states=[True])
+    if read.states_SR is not None and read.states_SR.shape[1] != backbone.width_R:
+        raise ModelRefusedError(
+            f"{backbone.name!r} has token states of width {read.states_SR.shape[1]}, and its head "
+            f"reads {backbone.width_R} numbers; a model where both are the same is needed"
+        )
     if not backbone.looks_ahead:
         backbone.looks_ahead = _looks_ahead(backbone, next(iter(probes.values())))
     if backbone.alone:
@@ -133,7 +143,7 @@ def settle(backbone: Backbone, probes: Mapping[str, tuple[int, ...]]) -> list[st
     singly = torch.stack([backbone.encode([ids])[0].rte_R for ids in texts])
     scale_N = (singly * backbone.weight_R).norm(dim=-1) + backbone.vanilla(singly).abs()
     moved = ((backbone.vanilla(together) - backbone.vanilla(singly)).abs() / scale_N).max()
-    # `not <=`: a reward that is no number is left to the warm-up pass, which says so.
+    # A reward that is no number is not greater: the warm-up pass reports it.
     if float(moved) > BATCH_TOLERANCE[backbone.dtype.itemsize]:
         backbone.alone = True
         return [ALONE]
