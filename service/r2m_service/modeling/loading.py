@@ -21,6 +21,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
+from transformers.utils import logging
 
 from r2m_service.modeling import TEMPLATE_DATE
 from r2m_service.modeling.backbone import Backbone
@@ -222,7 +223,13 @@ def _weights(checkpoint: Checkpoint, options: dict[str, Any], notes: list[str]) 
         auto = AutoModelForSequenceClassification
     elif checkpoint.adapter is not None:  # it names its weights as those of a causal LM
         auto = AutoModelForCausalLM
-    whole, info = auto.from_pretrained(checkpoint.source, **options)
+    verbosity = logging.get_verbosity()
+    # Its report of missing and unexpected weights would contradict what is decided here.
+    logging.set_verbosity_error()
+    try:
+        whole, info = auto.from_pretrained(checkpoint.source, **options)
+    finally:
+        logging.set_verbosity(verbosity)
     brought = _brought(checkpoint)
     _refuse_missing(checkpoint, info, but={name.removeprefix(ADAPTER_PREFIX) for name in brought})
     _refuse_unloaded(checkpoint, whole, info, notes)
