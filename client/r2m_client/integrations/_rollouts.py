@@ -170,7 +170,7 @@ class RunFeedback:
             self._states[name_of(ids.tolist())] = states
 
     def free(self) -> None:
-        """Let go of all states."""
+        """Drop all states."""
         self._states.clear()
 
     def score(self, rollouts: Sequence[Rollout]) -> list[float]:

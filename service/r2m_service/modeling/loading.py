@@ -85,7 +85,7 @@ def load_backbone(
         trust_remote_code: run code that comes with the model. Never on by itself.
         chat_template: name of the template to use, where the tokenizer has several.
         template_date: what a chat template writes in place of the current day.
-        say: gets progress and notes, a sentence each.
+        say: gets progress, a sentence each; what an operator should know is `Backbone.notes`.
 
     Raises:
         ModelRefusedError: another kind of model, a missing or unfit head, no such folder, or a
